@@ -1,0 +1,163 @@
+"""The config tree: frozen, validated, every field documented, no key accepted that is not here.
+
+Defaults stand here; a YAML file holds only what differs from them; the command line overrides both by dotted name.
+Functions of the other rooms receive the values that they use, not this tree.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+class _Node(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TeacherConfig(_Node):
+    """The model that teaches."""
+
+    model: str = Field("smollm2-135m-instruct", description="A name that `fetch` knows, a directory, or a hub id.")
+    dtype: Dtype = Field("float32", description="Type of the teacher's weights and of its arithmetic.")
+
+
+class StudentConfig(_Node):
+    """The model that learns, and where it starts."""
+
+    init: Literal["prune", "directory", "scratch"] = Field(
+        "prune", description="A depth-pruned copy of the teacher, a directory's weights, or random weights."
+    )
+    layers: int | None = Field(None, ge=1, description="prune: how many layers to keep, evenly spaced, both ends kept.")
+    keep_layers: tuple[int, ...] = Field((), description="prune: the layers to keep, by number from 0.")
+    directory: Path | None = Field(None, description="directory: a Hugging Face directory to start from.")
+    size: str | None = Field(None, description="scratch: a name in the table of sizes.")
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> StudentConfig:
+        needed = {
+            "prune": bool(self.layers) != bool(self.keep_layers),
+            "directory": self.directory is not None,
+            "scratch": self.size is not None,
+        }
+        fields = {"prune": "exactly one of layers and keep_layers", "directory": "directory", "scratch": "size"}
+        if not needed[self.init]:
+            raise ValueError(f"student.init={self.init} needs {fields[self.init]} to be set")
+        return self
+
+
+class DataConfig(_Node):
+    """Prompts and responses, and how they become batches."""
+
+    source: str = Field("python_stdlib", description="A JSONL file, or the name of a TFDS data set.")
+    train_split: str = Field("train", description="Split to learn from. A JSONL file has one split, 'train'; slices work.")
+    template: Literal["chat", "plain"] = Field("chat", description="The tokenizer's chat template, or prompt + response.")
+    sequence_length: int = Field(512, ge=2, description="Tokens in a row of a batch.")
+    packing: bool = Field(True, description="Put several examples into one row; attention does not cross them.")
+    overlong: Literal["truncate", "drop", "error"] = Field(
+        "truncate", description="What happens to an example longer than a row. Each is counted."
+    )
+
+
+class ObjectiveConfig(_Node):
+    """What the student minimises."""
+
+    name: Literal["atkd", "forward_kl", "reverse_kl", "cross_entropy"] = Field("atkd", description="The loss.")
+    temperature: float = Field(1.0, gt=0, description="Divides both models' logits; the loss is not scaled back by T^2.")
+    hard_fraction: float = Field(0.5, ge=0, le=1, description="atkd: the share of tokens taught as hard ones.")
+    easy_weight: float = Field(0.2, ge=0, le=1, description="atkd: lambda, the weight of the easy tokens' mean.")
+    direction: Literal["forward", "reverse"] = Field("forward", description="atkd: the direction of TKD and DKD.")
+    normalizer: Literal["group_mean", "total_tokens"] = Field("group_mean", description="atkd: what divides the sums.")
+    gate_scope: Literal["global", "microbatch"] = Field(
+        "global", description="atkd: tokens are ranked over the whole step's batch, or within each micro-batch."
+    )
+    cross_entropy_weight: float = Field(
+        0.0, ge=0, le=1, description="Mixes the data's own cross-entropy in: w CE + (1 - w) distillation."
+    )
+
+
+class OptimizerConfig(_Node):
+    """AdamW with linear warm-up, cosine decay and clipping by the global norm."""
+
+    learning_rate: float = Field(1e-3, gt=0, description="The peak.")
+    warmup_steps: int = Field(10, ge=0, description="Optimizer steps from 0 to the peak.")
+    final_fraction: float = Field(0.1, ge=0, le=1, description="The last step's learning rate as a share of the peak.")
+    weight_decay: float = Field(0.0, ge=0, description="Of matrices; vectors such as norm scales are not decayed.")
+    b1: float = Field(0.9, ge=0, lt=1)
+    b2: float = Field(0.95, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+    clip_norm: float | None = Field(1.0, gt=0, description="Largest global norm of the gradient; none to leave it.")
+
+
+class TrainingConfig(_Node):
+    """The loop."""
+
+    steps: int = Field(100, ge=1, description="Optimizer steps in all, those before a restart included.")
+    batch_size: int = Field(8, ge=1, description="Rows per optimizer step, over all devices and micro-batches.")
+    microbatches: int = Field(1, ge=1, description="The step's rows are worked through in this many equal parts.")
+    dtype: Dtype = Field("float32", description="Type of the student's arithmetic; its weights are kept in float32.")
+    remat: Literal["none", "full", "dots"] = Field(
+        "none", description="What the backward pass recomputes: nothing, every layer, or all but matrix products."
+    )
+    max_nonfinite_steps: int = Field(5, ge=1, description="Stop after so many skipped steps in a row.")
+    log_every_steps: int = Field(1, ge=1, description="Steps between lines of metrics.jsonl.")
+
+    @model_validator(mode="after")
+    def _divides(self) -> TrainingConfig:
+        if self.batch_size % self.microbatches:
+            raise ValueError(
+                f"training.batch_size={self.batch_size} must be a multiple of training.microbatches={self.microbatches}"
+            )
+        return self
+
+
+class CheckpointConfig(_Node):
+    """When the run is saved, and what is kept."""
+
+    every_steps: int = Field(100, ge=1, description="Steps between checkpoints; the last step is always saved.")
+    keep: int = Field(2, ge=1, description="The newest so many stay.")
+
+
+class EvaluationConfig(_Node):
+    """Held-out measurements, always with the teacher."""
+
+    split: str = Field("test", description="The split that `evaluate` reads.")
+    max_examples: int | None = Field(None, ge=1, description="Read no more than the first so many examples.")
+    batch_size: int = Field(8, ge=1, description="Rows per batch.")
+    samples: int = Field(1, ge=0, description="How many prompts are answered by each model, to be read.")
+    sample_tokens: int = Field(64, ge=1, description="The longest answer.")
+
+
+class ExportConfig(_Node):
+    """The Hugging Face directory that a run ends in."""
+
+    dtype: Dtype = Field("float32", description="Type of the exported weights.")
+    max_shard_bytes: int = Field(5_000_000_000, ge=1, description="Above this size the weights are split into files.")
+
+
+class MeshConfig(_Node):
+    """How the devices are arranged. Every axis is a number of devices; data takes all that is left."""
+
+    fsdp: int = Field(1, ge=1, description="Parameters and batch rows are split over this axis.")
+    tensor: int = Field(1, ge=1, description="Heads, MLP width and vocabulary are split over this axis.")
+
+
+class Config(_Node):
+    """One run."""
+
+    run_dir: Path = Field(Path("runs/default"), description="Everything that the run writes lands here.")
+    cache_dir: Path = Field(Path("~/.cache/atkd_jax"), description="Models and data sets that were brought or prepared.")
+    seed: int = Field(0, ge=0, description="Of the order of the data and of random weights.")
+    teacher: TeacherConfig = TeacherConfig()
+    student: StudentConfig = StudentConfig(layers=8)
+    data: DataConfig = DataConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    export: ExportConfig = ExportConfig()
+    mesh: MeshConfig = MeshConfig()
