@@ -1,0 +1,42 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from atkd_jax.sharding import make_mesh, parameter_sharding, parameter_shardings, rows_divisor, shard_batch
+
+
+def test_axes_follow_the_table():
+    mesh = make_mesh(fsdp=2, tensor=2)
+    sharding = parameter_sharding(mesh, ("layers", "embed", "mlp"), (3, 8, 12))
+    assert sharding.shard_shape((3, 8, 12)) == (3, 4, 6)
+
+
+def test_an_axis_that_does_not_divide_stays_whole():
+    sharding = parameter_sharding(make_mesh(tensor=2), ("embed", "kv_heads", "head_dim"), (8, 3, 4))
+    assert sharding.shard_shape((8, 3, 4)) == (8, 3, 4)
+
+
+def test_unknown_axis_and_wrong_number_of_names_are_errors():
+    mesh = make_mesh()
+    with pytest.raises(ValueError, match="unknown logical axis 'width'"):
+        parameter_sharding(mesh, ("width",), (4,))
+    with pytest.raises(ValueError, match="1 axis names"):
+        parameter_sharding(mesh, ("embed",), (4, 4))
+
+
+def test_trees_keep_their_structure():
+    mesh = make_mesh(fsdp=4)
+    tree = {"a": jnp.zeros((4, 2)), "b": {"c": jax.ShapeDtypeStruct((3,), jnp.float32)}}
+    shardings = parameter_shardings(mesh, {"a": ("embed", None), "b": {"c": (None,)}}, tree)
+    assert shardings["a"].shard_shape((4, 2)) == (1, 2)
+    assert shardings["b"]["c"].is_fully_replicated
+
+
+def test_batches_are_split_over_rows_and_keep_their_values():
+    mesh = make_mesh(fsdp=2, tensor=2)
+    tokens = np.arange(8 * 3, dtype=np.int32).reshape(8, 3)
+    sharded = shard_batch(mesh, {"tokens": tokens})["tokens"]
+    assert rows_divisor(mesh) == 4
+    assert sharded.addressable_shards[0].data.shape == (2, 3)
+    np.testing.assert_array_equal(np.asarray(sharded), tokens)
