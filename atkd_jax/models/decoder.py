@@ -1,0 +1,195 @@
+"""The decoder: embedding, a scan over the stacked layers, the final norm and the head."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from atkd_jax.models.attention import Attention, attention_mask
+from atkd_jax.models.cache import KVCache
+from atkd_jax.models.config import DecoderConfig
+from atkd_jax.models.layers import GatedMLP, RMSNorm
+from atkd_jax.models.rotary import rotary_angles
+
+Remat = Literal["none", "full", "dots"]
+_INIT_STDDEV = 0.02
+
+
+class DecoderLayer(nnx.Module):
+    """Attention and MLP, each behind a norm and beside a residual. Its parameters are stacked over all layers."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, param_dtype=jnp.float32):
+        kinds = {"stack": (config.num_layers,), "param_dtype": param_dtype}
+        # The 2 * num_layers products that end in the residual stream start smaller, so that their sum does not grow.
+        residual_stddev = _INIT_STDDEV * (2 * config.num_layers) ** -0.5
+        self.attention_norm = RMSNorm(config.width, eps=config.norm_eps, **kinds)
+        self.attention = Attention(
+            config.width,
+            config.num_heads,
+            config.num_kv_heads,
+            config.head_dim,
+            rngs=rngs,
+            stddev=_INIT_STDDEV,
+            output_stddev=residual_stddev,
+            **kinds,
+        )
+        self.mlp_norm = RMSNorm(config.width, eps=config.norm_eps, **kinds)
+        self.mlp = GatedMLP(
+            config.width,
+            config.mlp_width,
+            activation=config.activation,
+            rngs=rngs,
+            stddev=_INIT_STDDEV,
+            down_stddev=residual_stddev,
+            **kinds,
+        )
+
+    def __call__(self, x: jax.Array, mask: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
+        normed = self.attention_norm(x)
+        x = x + self.attention.attend(normed, *self.attention.keys_values(normed, angles), mask, angles)
+        return x + self.mlp(self.mlp_norm(x))
+
+    def decode(self, x, mask, angles, cache_key, cache_value, start):
+        """Do the same with the keys and values of one layer's cache, extended from slot `start` by those of `x`."""
+        normed = self.attention_norm(x)
+        key, value = self.attention.keys_values(normed, angles)
+        cache_key = jax.lax.dynamic_update_slice_in_dim(cache_key, key, start, axis=1)
+        cache_value = jax.lax.dynamic_update_slice_in_dim(cache_value, value, start, axis=1)
+        x = x + self.attention.attend(normed, cache_key, cache_value, mask, angles)
+        return x + self.mlp(self.mlp_norm(x)), cache_key, cache_value
+
+
+class Decoder(nnx.Module):
+    """A decoder-only language model.
+
+    Args:
+        config: shape and switches; kept at `.config`.
+        rngs: its `params` stream draws the initial weights.
+        dtype: of the arithmetic. Parameters are cast to it layer by layer; norms, rotary angles, attention scores and
+            logits stay float32.
+        param_dtype: of the parameters.
+        remat: what the backward pass recomputes: nothing ("none"), every layer ("full"), or all but the products with
+            weights ("dots").
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+        remat: Remat = "none",
+    ):
+        if remat not in ("none", "full", "dots"):
+            raise ValueError(f"Decoder: remat must be 'none', 'full' or 'dots', got {remat!r}; choose one of them.")
+        self.config = config
+        self.dtype = dtype
+        self.remat = remat
+        embedding = _INIT_STDDEV * jax.random.normal(rngs.params(), (config.vocab_size, config.width), jnp.float32)
+        self.embedding = nnx.Param(embedding.astype(param_dtype))
+        self.layers = DecoderLayer(config, rngs=rngs, param_dtype=param_dtype)
+        self.final_norm = RMSNorm(config.width, eps=config.norm_eps, param_dtype=param_dtype)
+        if not config.tie_embeddings:
+            head = _INIT_STDDEV * jax.random.normal(rngs.params(), (config.width, config.vocab_size), jnp.float32)
+            self.head = nnx.Param(head.astype(param_dtype))
+
+    def _embed(self, tokens: jax.Array) -> jax.Array:
+        return self.embedding[...][tokens].astype(self.dtype)
+
+    def _rematerialised(self, body):
+        if self.remat == "none":
+            return body
+        policies = jax.checkpoint_policies
+        policy = policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else policies.nothing_saveable
+        # Within a scan the compiler cannot merge the recomputation with the first computation anyway.
+        return jax.checkpoint(body, policy=policy, prevent_cse=False)
+
+    def hidden_states(
+        self, tokens: jax.Array, *, positions: jax.Array | None = None, segment_ids: jax.Array | None = None
+    ) -> jax.Array:
+        """Return the states after the final norm: [B, T, width] in `dtype`.
+
+        A token sees itself and the tokens before it in its own segment. Segment 0 is padding: no other segment sees
+        it, and what stands there in the result is finite and without meaning.
+
+        Args:
+            tokens: int [B, T].
+            positions: int [B, T], restarting in every segment; 0, 1, 2, ... if not given.
+            segment_ids: int [B, T]; all one segment if not given.
+        """
+        if positions is None:
+            positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        if segment_ids is None:
+            segment_ids = jnp.ones_like(tokens)
+        slots = jnp.arange(tokens.shape[1])
+        mask = attention_mask(
+            query_segments=segment_ids, key_segments=segment_ids, query_slots=slots, key_slots=slots
+        )
+        angles = rotary_angles(self.config, positions)
+        graphdef, stacked = nnx.split(self.layers)
+
+        def body(x, params):
+            return nnx.merge(graphdef, params)(x, mask, angles), None
+
+        x, _ = jax.lax.scan(self._rematerialised(body), self._embed(tokens), stacked)
+        return self.final_norm(x)
+
+    def head_matrix(self) -> jax.Array:
+        """Return the matrix that turns hidden states into logits: [width, vocab] in the parameters' dtype."""
+        return self.embedding[...].T if self.config.tie_embeddings else self.head[...]
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Return float32 logits [..., vocab] of hidden states [..., width]: factors in `dtype`, sums in float32."""
+        head = self.head_matrix().astype(self.dtype)
+        return jnp.einsum("...d,dv->...v", hidden.astype(self.dtype), head, preferred_element_type=jnp.float32)
+
+    def __call__(
+        self, tokens: jax.Array, *, positions: jax.Array | None = None, segment_ids: jax.Array | None = None
+    ) -> jax.Array:
+        """Return float32 logits [B, T, vocab]; the arguments are those of `hidden_states`."""
+        return self.logits(self.hidden_states(tokens, positions=positions, segment_ids=segment_ids))
+
+    def init_cache(self, batch_size: int, max_length: int) -> KVCache:
+        """Return an empty cache for `batch_size` rows of at most `max_length` tokens, padding included."""
+        return KVCache.empty(self.config, batch_size, max_length, self.dtype)
+
+    def decode(
+        self, tokens: jax.Array, *, positions: jax.Array, cache: KVCache, segment_ids: jax.Array | None = None
+    ) -> tuple[jax.Array, KVCache]:
+        """Return the states of `tokens` after the final norm, [B, S, width], and the cache extended by them.
+
+        A whole prompt and a single next token go through alike. Prompts of unequal length stand at the right of their
+        rows, and the padding before them is segment 0.
+
+        Args:
+            tokens: int [B, S], written to the next S slots. The caller sees to it that there are so many left.
+            positions: int [B, S], counted from the row's first token that is no padding.
+            cache: from `init_cache` or from the last call.
+            segment_ids: int [B, S]; all segment 1 if not given.
+        """
+        if segment_ids is None:
+            segment_ids = jnp.ones_like(tokens)
+        segments = jax.lax.dynamic_update_slice_in_dim(
+            cache.segment_ids, segment_ids.astype(jnp.int32), cache.length, axis=1
+        )
+        mask = attention_mask(
+            query_segments=segment_ids,
+            key_segments=segments,
+            query_slots=cache.length + jnp.arange(tokens.shape[1]),
+            key_slots=jnp.arange(segments.shape[1]),
+        )
+        angles = rotary_angles(self.config, positions)
+        graphdef, stacked = nnx.split(self.layers)
+
+        def body(x, layer):
+            params, key, value = layer
+            x, key, value = nnx.merge(graphdef, params).decode(x, mask, angles, key, value, cache.length)
+            return x, (key, value)
+
+        x, (key, value) = jax.lax.scan(body, self._embed(tokens), (stacked, cache.key, cache.value))
+        cache = KVCache(key=key, value=value, segment_ids=segments, length=cache.length + tokens.shape[1])
+        return self.final_norm(x), cache
