@@ -7,34 +7,40 @@ Functions of the other rooms receive the values that they use, not this tree.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Dtype = Literal["float32", "bfloat16"]
+# A path that a user writes may begin with ~.
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 
 
 class _Node(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TeacherConfig(_Node):
     """The model that teaches."""
 
-    model: str = Field("smollm2-135m-instruct", description="A name that `fetch` knows, a directory, or a hub id.")
-    dtype: Dtype = Field("float32", description="Type of the teacher's weights and of its arithmetic.")
+    model: str = Field(
+        default="smollm2-135m-instruct", description="A name that `fetch` knows, a directory, or a hub id."
+    )
+    dtype: Dtype = Field(default="float32", description="Type of the teacher's weights and of its arithmetic.")
 
 
 class StudentConfig(_Node):
     """The model that learns, and where it starts."""
 
     init: Literal["prune", "directory", "scratch"] = Field(
-        "prune", description="A depth-pruned copy of the teacher, a directory's weights, or random weights."
+        default="prune", description="A depth-pruned copy of the teacher, a directory's weights, or random weights."
     )
-    layers: int | None = Field(None, ge=1, description="prune: how many layers to keep, evenly spaced, both ends kept.")
-    keep_layers: tuple[int, ...] = Field((), description="prune: the layers to keep, by number from 0.")
-    directory: Path | None = Field(None, description="directory: a Hugging Face directory to start from.")
-    size: str | None = Field(None, description="scratch: a name in the table of sizes.")
+    layers: int | None = Field(
+        default=None, ge=1, description="prune: how many layers to keep, evenly spaced, both ends kept."
+    )
+    keep_layers: tuple[int, ...] = Field(default=(), description="prune: the layers to keep, by number from 0.")
+    directory: UserPath | None = Field(default=None, description="directory: a Hugging Face directory to start from.")
+    size: str | None = Field(default=None, description="scratch: a name in the table of sizes.")
 
     @model_validator(mode="after")
     def _is_complete(self) -> StudentConfig:
@@ -46,64 +52,92 @@ class StudentConfig(_Node):
         fields = {"prune": "exactly one of layers and keep_layers", "directory": "directory", "scratch": "size"}
         if not needed[self.init]:
             raise ValueError(f"student.init={self.init} needs {fields[self.init]} to be set")
+        if any(number < 0 for number in self.keep_layers) or list(self.keep_layers) != sorted(set(self.keep_layers)):
+            raise ValueError(
+                "student.keep_layers must be layer numbers from 0, ascending, each once, "
+                f"but {list(self.keep_layers)} came"
+            )
         return self
 
 
 class DataConfig(_Node):
     """Prompts and responses, and how they become batches."""
 
-    source: str = Field("python_stdlib", description="A JSONL file, or the name of a TFDS data set.")
-    train_split: str = Field("train", description="Split to learn from. A JSONL file has one split, 'train'; slices work.")
-    template: Literal["chat", "plain"] = Field("chat", description="The tokenizer's chat template, or prompt + response.")
-    sequence_length: int = Field(512, ge=2, description="Tokens in a row of a batch.")
-    packing: bool = Field(True, description="Put several examples into one row; attention does not cross them.")
+    source: str = Field(default="python_stdlib", description="A JSONL file, or the name of a TFDS data set.")
+    train_split: str = Field(
+        default="train", description="Split to learn from. A JSONL file has one split, 'train'; slices work."
+    )
+    template: Literal["chat", "plain"] = Field(
+        default="chat", description="The tokenizer's chat template, or prompt + response."
+    )
+    sequence_length: int = Field(default=512, ge=2, description="Tokens in a row of a batch.")
+    packing: bool = Field(default=True, description="Put several examples into one row; attention does not cross them.")
     overlong: Literal["truncate", "drop", "error"] = Field(
-        "truncate", description="What happens to an example longer than a row. Each is counted."
+        default="truncate", description="What happens to an example longer than a row. Each is counted."
     )
 
 
 class ObjectiveConfig(_Node):
     """What the student minimises."""
 
-    name: Literal["atkd", "forward_kl", "reverse_kl", "cross_entropy"] = Field("atkd", description="The loss.")
-    temperature: float = Field(1.0, gt=0, description="Divides both models' logits; the loss is not scaled back by T^2.")
-    hard_fraction: float = Field(0.5, ge=0, le=1, description="atkd: the share of tokens taught as hard ones.")
-    easy_weight: float = Field(0.2, ge=0, le=1, description="atkd: lambda, the weight of the easy tokens' mean.")
-    direction: Literal["forward", "reverse"] = Field("forward", description="atkd: the direction of TKD and DKD.")
-    normalizer: Literal["group_mean", "total_tokens"] = Field("group_mean", description="atkd: what divides the sums.")
+    name: Literal["atkd", "forward_kl", "reverse_kl", "cross_entropy"] = Field(default="atkd", description="The loss.")
+    temperature: float = Field(
+        default=1.0, gt=0, description="Divides both models' logits; the loss is not scaled back by T^2."
+    )
+    hard_fraction: float = Field(default=0.5, ge=0, le=1, description="atkd: the share of tokens taught as hard ones.")
+    easy_weight: float = Field(
+        default=0.2, ge=0, le=1, description="atkd: lambda, the weight of the easy tokens' mean."
+    )
+    direction: Literal["forward", "reverse"] = Field(
+        default="forward", description="atkd: the direction of TKD and DKD."
+    )
+    normalizer: Literal["group_mean", "total_tokens"] = Field(
+        default="group_mean", description="atkd: what divides the sums."
+    )
     gate_scope: Literal["global", "microbatch"] = Field(
-        "global", description="atkd: tokens are ranked over the whole step's batch, or within each micro-batch."
+        default="global", description="atkd: tokens are ranked over the whole step's batch, or within each micro-batch."
     )
     cross_entropy_weight: float = Field(
-        0.0, ge=0, le=1, description="Mixes the data's own cross-entropy in: w CE + (1 - w) distillation."
+        default=0.0, ge=0, le=1, description="Mixes the data's own cross-entropy in: w CE + (1 - w) distillation."
     )
 
 
 class OptimizerConfig(_Node):
     """AdamW with linear warm-up, cosine decay and clipping by the global norm."""
 
-    learning_rate: float = Field(1e-3, gt=0, description="The peak.")
-    warmup_steps: int = Field(10, ge=0, description="Optimizer steps from 0 to the peak.")
-    final_fraction: float = Field(0.1, ge=0, le=1, description="The last step's learning rate as a share of the peak.")
-    weight_decay: float = Field(0.0, ge=0, description="Of matrices; vectors such as norm scales are not decayed.")
-    b1: float = Field(0.9, ge=0, lt=1)
-    b2: float = Field(0.95, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0)
-    clip_norm: float | None = Field(1.0, gt=0, description="Largest global norm of the gradient; none to leave it.")
+    learning_rate: float = Field(default=1e-3, gt=0, description="The peak.")
+    warmup_steps: int = Field(default=10, ge=0, description="Optimizer steps from 0 to the peak.")
+    final_fraction: float = Field(
+        default=0.1, ge=0, le=1, description="The last step's learning rate as a share of the peak."
+    )
+    weight_decay: float = Field(
+        default=0.0, ge=0, description="Of matrices; vectors such as norm scales are not decayed."
+    )
+    b1: float = Field(default=0.9, ge=0, lt=1, description="Decay of the running mean of the gradient.")
+    b2: float = Field(default=0.95, ge=0, lt=1, description="Decay of the running mean of its square.")
+    eps: float = Field(default=1e-8, gt=0, description="Added to the root of the mean square.")
+    clip_norm: float | None = Field(
+        default=1.0, gt=0, description="Largest global norm of the gradient; none to leave it."
+    )
 
 
 class TrainingConfig(_Node):
     """The loop."""
 
-    steps: int = Field(100, ge=1, description="Optimizer steps in all, those before a restart included.")
-    batch_size: int = Field(8, ge=1, description="Rows per optimizer step, over all devices and micro-batches.")
-    microbatches: int = Field(1, ge=1, description="The step's rows are worked through in this many equal parts.")
-    dtype: Dtype = Field("float32", description="Type of the student's arithmetic; its weights are kept in float32.")
-    remat: Literal["none", "full", "dots"] = Field(
-        "none", description="What the backward pass recomputes: nothing, every layer, or all but matrix products."
+    steps: int = Field(default=100, ge=1, description="Optimizer steps in all, those before a restart included.")
+    batch_size: int = Field(default=8, ge=1, description="Rows per optimizer step, over all devices and micro-batches.")
+    microbatches: int = Field(
+        default=1, ge=1, description="The step's rows are worked through in this many equal parts."
     )
-    max_nonfinite_steps: int = Field(5, ge=1, description="Stop after so many skipped steps in a row.")
-    log_every_steps: int = Field(1, ge=1, description="Steps between lines of metrics.jsonl.")
+    dtype: Dtype = Field(
+        default="float32", description="Type of the student's arithmetic; its weights are kept in float32."
+    )
+    remat: Literal["none", "full", "dots"] = Field(
+        default="none",
+        description="What the backward pass recomputes: nothing, every layer, or all but matrix products.",
+    )
+    max_nonfinite_steps: int = Field(default=5, ge=1, description="Stop after so many skipped steps in a row.")
+    log_every_steps: int = Field(default=1, ge=1, description="Steps between lines of metrics.jsonl.")
 
     @model_validator(mode="after")
     def _divides(self) -> TrainingConfig:
@@ -117,40 +151,46 @@ class TrainingConfig(_Node):
 class CheckpointConfig(_Node):
     """When the run is saved, and what is kept."""
 
-    every_steps: int = Field(100, ge=1, description="Steps between checkpoints; the last step is always saved.")
-    keep: int = Field(2, ge=1, description="The newest so many stay.")
+    every_steps: int = Field(default=100, ge=1, description="Steps between checkpoints; the last step is always saved.")
+    keep: int = Field(default=2, ge=1, description="The newest so many stay.")
 
 
 class EvaluationConfig(_Node):
     """Held-out measurements, always with the teacher."""
 
-    split: str = Field("test", description="The split that `evaluate` reads.")
-    max_examples: int | None = Field(None, ge=1, description="Read no more than the first so many examples.")
-    batch_size: int = Field(8, ge=1, description="Rows per batch.")
-    samples: int = Field(1, ge=0, description="How many prompts are answered by each model, to be read.")
-    sample_tokens: int = Field(64, ge=1, description="The longest answer.")
+    split: str = Field(default="test", description="The split that `evaluate` reads.")
+    max_examples: int | None = Field(default=None, ge=1, description="Read no more than the first so many examples.")
+    batch_size: int = Field(default=8, ge=1, description="Rows per batch.")
+    samples: int = Field(default=1, ge=0, description="How many prompts are answered by each model, to be read.")
+    sample_tokens: int = Field(default=64, ge=1, description="The longest answer.")
 
 
 class ExportConfig(_Node):
     """The Hugging Face directory that a run ends in."""
 
-    dtype: Dtype = Field("float32", description="Type of the exported weights.")
-    max_shard_bytes: int = Field(5_000_000_000, ge=1, description="Above this size the weights are split into files.")
+    dtype: Dtype = Field(default="float32", description="Type of the exported weights.")
+    max_shard_bytes: int = Field(
+        default=5_000_000_000, ge=1, description="Above this size the weights are split into files."
+    )
 
 
 class MeshConfig(_Node):
     """How the devices are arranged. Every axis is a number of devices; data takes all that is left."""
 
-    fsdp: int = Field(1, ge=1, description="Parameters and batch rows are split over this axis.")
-    tensor: int = Field(1, ge=1, description="Heads, MLP width and vocabulary are split over this axis.")
+    fsdp: int = Field(default=1, ge=1, description="Parameters and batch rows are split over this axis.")
+    tensor: int = Field(default=1, ge=1, description="Heads, MLP width and vocabulary are split over this axis.")
 
 
 class Config(_Node):
     """One run."""
 
-    run_dir: Path = Field(Path("runs/default"), description="Everything that the run writes lands here.")
-    cache_dir: Path = Field(Path("~/.cache/atkd_jax"), description="Models and data sets that were brought or prepared.")
-    seed: int = Field(0, ge=0, description="Of the order of the data and of random weights.")
+    run_dir: UserPath = Field(default=Path("runs/default"), description="Everything that the run writes lands here.")
+    cache_dir: UserPath = Field(
+        default=Path("~/.cache/atkd_jax"),
+        validate_default=True,
+        description="Models and data sets that were brought or prepared.",
+    )
+    seed: int = Field(default=0, ge=0, description="Of the order of the data and of random weights.")
     teacher: TeacherConfig = TeacherConfig()
     student: StudentConfig = StudentConfig(layers=8)
     data: DataConfig = DataConfig()
