@@ -49,7 +49,11 @@ class StudentConfig(_Node):
             "directory": self.directory is not None,
             "scratch": self.size is not None,
         }
-        fields = {"prune": "exactly one of layers and keep_layers", "directory": "directory", "scratch": "size"}
+        fields = {
+            "prune": "exactly one of student.layers and student.keep_layers",
+            "directory": "student.directory",
+            "scratch": "student.size",
+        }
         if not needed[self.init]:
             raise ValueError(f"student.init={self.init} needs {fields[self.init]} to be set")
         if any(number < 0 for number in self.keep_layers) or list(self.keep_layers) != sorted(set(self.keep_layers)):

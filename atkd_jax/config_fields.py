@@ -72,8 +72,8 @@ def metavar(field: FieldInfo) -> str:
 
 def help_text(field: FieldInfo) -> str:
     """The field's description, with its bounds where it has any."""
-    bounds = _bounds(field)
-    return f"{field.description} (A value{bounds}.)" if bounds else str(field.description)
+    bounds = _bounds(field).strip().removeprefix("of ")
+    return f"{field.description} ({bounds})" if bounds else str(field.description)
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
@@ -94,11 +94,11 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
 
 
 def _bare_type(field: FieldInfo) -> Any:
-    """The field's type without 'or None'."""
+    """The field's type without 'or None' and without what `Annotated` adds."""
     annotation = field.annotation
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         (annotation,) = [part for part in typing.get_args(annotation) if part is not type(None)]
-    return annotation
+    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is typing.Annotated else annotation
 
 
 def _bounds(field: FieldInfo) -> str:

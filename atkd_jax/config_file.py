@@ -46,9 +46,9 @@ def load_config(path: Path | None = None, overrides: Mapping[str, object] | None
         *groups, name = dotted.split(".")
         group = tree
         for part in groups:
-            if not isinstance(group.get(part), dict):
-                group[part] = {}
-            group = group[part]
+            group = group.setdefault(part, {})
+            if not isinstance(group, dict):
+                raise InputError(f"{path}: {part} must be a group of keys, but {group!r} came.")
         group[name] = value
 
     def source(dotted: str) -> str:

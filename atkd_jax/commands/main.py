@@ -1,0 +1,104 @@
+"""The table of verbs, and the way from the words of a command line to an exit code."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+from atkd_jax import config_fields
+from atkd_jax.commands.command_line import parse_options
+from atkd_jax.errors import InputError
+
+# A verb is a module of this package by the same name.
+VERBS = {
+    "fetch": "Bring a model into the cache, as a Hugging Face directory.",
+    "train": "Distil the teacher into the student; the same command goes on after a stop.",
+    "evaluate": "Measure teacher, student before and student after on held-out examples.",
+    "generate": "Answer a prompt with the run's student, or with its teacher.",
+    "export": "Write the run's student as a Hugging Face directory.",
+}
+
+INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
+BAD_INPUT = 2
+
+
+def main(words: Sequence[str]) -> int:
+    """Runs one command line.
+
+    Args:
+        words: The command line without the program's name.
+
+    Returns:
+        The exit code: 0, or 2 after one sentence on stderr that says what is wrong with the input or the disk, or 130
+        when Ctrl-C ended it. Every other exception is a fault of the program and passes through with its traceback.
+    """
+    if words and words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    try:
+        _run(words)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Who read our output, `head` for one, has seen enough. Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        print(sentence, file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+def _run(words: Sequence[str]) -> None:
+    if not words:
+        raise InputError(f"launch.py: a verb is needed: {', '.join(VERBS)}; `launch.py --help` says what each does.")
+    verb, *rest = words
+    if verb not in VERBS:
+        near = config_fields.nearest(verb, VERBS)
+        hint = f"the nearest is {near}" if near else f"the verbs are {', '.join(VERBS)}"
+        raise InputError(f"launch.py: unknown verb {verb}; {hint}.")
+    module = importlib.import_module(f"atkd_jax.commands.{verb}")
+    module.run(parse_options(verb, module.Options, rest, summary=VERBS[verb]))
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {summary}" for verb, summary in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: launch.py VERB [--config configs/X.yaml] [--group.key value ...]",
+            "",
+            *lines,
+            "",
+            "`launch.py VERB --help` shows every option and every key of the config, with its default.",
+        ]
+    )
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to tell the user, where the input or the disk is at fault; None where the program is."""
+    if isinstance(error, InputError):
+        return str(error)
+    for cause in _causes(error):
+        # Libraries that write files often wrap the system's error into one of their own.
+        full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left on device" in str(cause):
+            place = getattr(cause, "filename", None) or "a file"
+            return f"launch.py: the disk is full: {place} could not be written; make room or choose another run_dir."
+        if isinstance(cause, PermissionError):
+            place = cause.filename or "a file"
+            return f"launch.py: permission denied: {place} may not be read or written by this user."
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
