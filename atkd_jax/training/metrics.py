@@ -1,0 +1,65 @@
+"""A run's numbers: the same ones in metrics.jsonl and in TensorBoard's event files."""
+
+import json
+import math
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+from atkd_jax.errors import InputError
+
+
+class MetricsWriter:
+    """Appends a line a step to `metrics.jsonl` and the same values to `tensorboard/`.
+
+    Opened at a step greater than 0, it first drops the lines of later steps, which a run that was killed wrote after
+    its last checkpoint and will now write again.
+    """
+
+    def __init__(self, run_dir: Path, *, resumed_step: int = 0):
+        """Opens both files under `run_dir`; steps after `resumed_step` are forgotten."""
+        self._path = run_dir / "metrics.jsonl"
+        _keep_lines_through(self._path, resumed_step)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resumed_step + 1 if resumed_step else None)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Writes one step's numbers; a number that is not finite becomes null in JSON."""
+        line = {"step": step} | {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Closes both files."""
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, float]]:
+    """Returns the lines of a run's metrics.jsonl.
+
+    Raises:
+      InputError: if a line is no JSON; a last line that was cut short by a kill is left out instead.
+    """
+    path = run_dir / "metrics.jsonl"
+    text = path.read_text(encoding="utf-8")
+    lines = []
+    for number, line in enumerate(text.splitlines(keepends=True), start=1):
+        if not line.endswith("\n"):
+            break
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}, line {number} is no JSON ({error.msg}); remove the line") from error
+    return lines
+
+
+def _keep_lines_through(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = [line for line in read_metrics(path.parent) if line["step"] <= step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,33 @@
+"""Where a run's state lies: parameters by the table, the optimizer's moments beside them, the rest everywhere."""
+
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from atkd_jax.models import logical_axes
+from atkd_jax.sharding import parameter_shardings, replicated
+from atkd_jax.training.state import TrainState, initial_state
+
+
+def place_state(params: Any, *, mesh: Mesh, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """Returns the state before the first step, on its devices."""
+    shardings = state_shardings(params, mesh=mesh, optimizer=optimizer)
+    init = jax.jit(lambda params: initial_state(params, optimizer=optimizer, seed=seed), out_shardings=shardings)
+    return init(jax.device_put(params, shardings.params))
+
+
+def state_shardings(params: Any, *, mesh: Mesh, optimizer: optax.GradientTransformation) -> TrainState:
+    """Returns the tree of shardings of a state with these parameters, which may be `jax.ShapeDtypeStruct`."""
+    whole = replicated(mesh)
+    of_params = parameter_shardings(mesh, logical_axes(params), params)
+    abstract = jax.eval_shape(lambda params: initial_state(params, optimizer=optimizer, seed=0), params)
+    of_optimizer = optax.tree_map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        abstract.optimizer_state,
+        of_params,
+        transform_non_params=lambda _: whole,
+    )
+    return TrainState(whole, of_params, of_optimizer, whole, whole, whole)

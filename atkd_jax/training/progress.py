@@ -1,0 +1,66 @@
+"""The live line of a run: step, loss, tokens/s, the teacher's share of the time, time left."""
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+_PLAIN_INTERVAL_SECONDS = 10.0
+
+
+class ProgressLine:
+    """Shows one line that changes in a terminal, and a plain line every ten seconds anywhere else."""
+
+    def __init__(self, *, steps: int, start: int, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
+        """Starts at `start` of `steps` steps."""
+        self._console = console or Console()
+        self._steps, self._start, self._clock = steps, start, clock
+        self._began = self._last_plain = clock()
+        self._progress = None
+        if self._console.is_terminal:
+            columns = (TextColumn("step {task.completed}/{task.total}"), BarColumn(), _Fields())
+            self._progress = Progress(*columns, console=self._console)
+            self._task = self._progress.add_task("train", total=steps, completed=start, line="compiling")
+            self._progress.start()
+
+    def update(self, step: int, values: dict[str, float]) -> None:
+        """Shows the numbers of a step: loss, tokens_per_second, teacher_share; what is missing is left out."""
+        now = self._clock()
+        done = max(step - self._start, 1)
+        line = describe(values, seconds_left=(now - self._began) / done * (self._steps - step))
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step, line=line)
+        elif step in (self._start + 1, self._steps) or now - self._last_plain >= _PLAIN_INTERVAL_SECONDS:
+            self._last_plain = now
+            self._console.print(f"step {step}/{self._steps}  {line}", highlight=False)
+
+    def note(self, text: str) -> None:
+        """Prints a sentence above the line."""
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Leaves the last line standing."""
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def describe(values: dict[str, float], *, seconds_left: float) -> str:
+    """Returns the line's text, such as `loss 3.214  1,520 tokens/s  teacher 41%  left 2:05`."""
+    parts = [f"loss {values['loss']:.4g}"]
+    if "tokens_per_second" in values:
+        parts.append(f"{values['tokens_per_second']:,.0f} tokens/s")
+    if "teacher_share" in values:
+        parts.append(f"teacher {values['teacher_share']:.0%}")
+    if values.get("skipped_steps"):
+        parts.append(f"skipped {values['skipped_steps']:.0f}")
+    minutes, seconds = divmod(round(seconds_left), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts.append(f"left {hours}:{minutes:02}:{seconds:02}" if hours else f"left {minutes}:{seconds:02}")
+    return "  ".join(parts)
+
+
+class _Fields(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["line"])

@@ -1,0 +1,232 @@
+"""A whole training run: models, data, compiled step, loop, and going on from a checkpoint."""
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from rich.console import Console
+
+from atkd_jax.config import Config
+from atkd_jax.data import open_source, training_batches
+from atkd_jax.errors import InputError
+from atkd_jax.interop import load_tokenizer, require_same_tokenizer
+from atkd_jax.models import Decoder, logical_axes
+from atkd_jax.objectives import make_objective
+from atkd_jax.sharding import make_mesh, parameter_shardings, row_sharding, rows_divisor, shard_batch
+from atkd_jax.teachers import LoadedTeacher, load_teacher, teacher_signal
+from atkd_jax.training.checkpoints import Checkpoints, abstract_state_like
+from atkd_jax.training.loop import Batches, LoopSettings, Outcome, run_loop
+from atkd_jax.training.metrics import MetricsWriter
+from atkd_jax.training.optimizer import make_optimizer
+from atkd_jax.training.placement import place_state
+from atkd_jax.training.progress import ProgressLine
+from atkd_jax.training.state import TrainState
+from atkd_jax.training.step import make_train_step
+from atkd_jax.training.student import build_student
+
+# What may change between two parts of one run without changing what it computes.
+_MAY_CHANGE = {
+    "run_dir",
+    "cache_dir",
+    "checkpoint",
+    "evaluation",
+    "export",
+    "mesh",
+    "training.steps",
+    "training.microbatches",
+    "training.remat",
+    "training.log_every_steps",
+    "training.max_nonfinite_steps",
+}
+
+
+class _Models(NamedTuple):
+    teacher_graph: nnx.GraphDef[Decoder]
+    teacher_params: Any
+    student_graph: nnx.GraphDef[Decoder]
+
+
+def train(config: Config, *, console: Console | None = None) -> Outcome:
+    """Trains the config's student, from its newest checkpoint if the run has one.
+
+    Args:
+        config: The run.
+        console: Where the progress line goes.
+
+    Returns:
+        The last state, and the signal that ended the run early, if one did.
+
+    Raises:
+        InputError: if something that was given is wrong; its message says what to do.
+    """
+    console = console or Console()
+    report = lambda text: console.print(text, highlight=False, soft_wrap=True)  # noqa: E731  # a console with one argument
+    mesh = make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
+    _check_rows(config, mesh)
+    teacher = load_teacher(config.teacher, cache_dir=config.cache_dir, report=report)
+    batches = open_batches(config, teacher.tokenizer)
+    models, state, optimizer = _prepare(config, mesh, teacher)
+    with Checkpoints(config.run_dir / "checkpoints", keep=config.checkpoint.keep) as checkpoints:
+        if (step := checkpoints.newest_step()) is not None:
+            restored = checkpoints.restore(abstract_state_like(state))
+            _require_same_run(restored.config, config.model_dump(mode="json"), config)
+            state = restored.state
+            batches.set_state(restored.data_state)
+            report(f"Going on from step {step} of {config.run_dir}.")
+        if int(state.step) >= config.training.steps:
+            report(f"{config.run_dir} has already taken its {config.training.steps} steps.")
+            return Outcome(state, None)
+        return _run(config, mesh, models, optimizer, state, batches, checkpoints, console)
+
+
+def open_batches(config: Config, tokenizer: Any) -> Batches:
+    """Returns the run's training batches, this process's rows of each, at their beginning."""
+    examples = open_source(config.data.source, split=config.data.train_split, cache_dir=config.cache_dir)
+    return training_batches(
+        examples,
+        tokenizer,
+        template=config.data.template,
+        sequence_length=config.data.sequence_length,
+        batch_size=config.training.batch_size,
+        packing=config.data.packing,
+        overlong=config.data.overlong,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def _check_rows(config: Config, mesh: Mesh) -> None:
+    parts = rows_divisor(mesh) * config.training.microbatches
+    if config.training.batch_size % parts:
+        raise InputError(
+            f"training.batch_size={config.training.batch_size} must be a multiple of {parts}: "
+            f"{rows_divisor(mesh)} devices share the rows, times training.microbatches={config.training.microbatches}"
+        )
+
+
+def _prepare(
+    config: Config, mesh: Mesh, teacher: LoadedTeacher
+) -> tuple[_Models, TrainState, optax.GradientTransformation]:
+    if config.student.init == "directory" and config.student.directory is not None:
+        require_same_tokenizer(teacher.tokenizer, load_tokenizer(config.student.directory))
+    student = build_student(
+        config.student,
+        teacher=teacher.model,
+        dtype=jnp.dtype(config.training.dtype),
+        remat=config.training.remat,
+        seed=config.seed,
+    )
+    optimizer = make_optimizer(config.optimizer, steps=config.training.steps)
+    teacher_graph, teacher_params = nnx.split(teacher.model)
+    student_graph, student_params = nnx.split(student)
+    state = place_state(student_params, mesh=mesh, optimizer=optimizer, seed=config.seed)
+    teacher_params = jax.device_put(
+        teacher_params, parameter_shardings(mesh, logical_axes(teacher_params), teacher_params)
+    )
+    return _Models(teacher_graph, teacher_params, student_graph), state, optimizer
+
+
+def _run(
+    config: Config,
+    mesh: Mesh,
+    models: _Models,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    batches: Batches,
+    checkpoints: Checkpoints,
+    console: Console,
+) -> Outcome:
+    step_function = make_train_step(
+        student=models.student_graph,
+        teacher=models.teacher_graph,
+        objective=make_objective(config.objective),
+        optimizer=optimizer,
+        microbatches=config.training.microbatches,
+    )
+    compiled = jax.jit(step_function, donate_argnums=0)
+    settings = LoopSettings(
+        steps=config.training.steps,
+        log_every_steps=config.training.log_every_steps,
+        checkpoint_every_steps=config.checkpoint.every_steps,
+        max_nonfinite_steps=config.training.max_nonfinite_steps,
+        teacher_seconds=_teacher_seconds(config, mesh, models),
+    )
+    start = int(state.step)
+    metrics = MetricsWriter(config.run_dir, resumed_step=start)
+    progress = ProgressLine(steps=config.training.steps, start=start, console=console)
+    try:
+        return run_loop(
+            lambda state, batch: compiled(state, models.teacher_params, batch),
+            state,
+            batches,
+            place=lambda batch: shard_batch(mesh, batch),
+            settings=settings,
+            checkpoints=checkpoints,
+            metrics=metrics,
+            progress=progress,
+            config=config.model_dump(mode="json"),
+            data_counts=lambda: {},
+        )
+    finally:
+        progress.close()
+        metrics.close()
+
+
+def _teacher_seconds(config: Config, mesh: Mesh, models: _Models) -> float:
+    """Measures the teacher's pass over one batch, which the compiled step does not tell apart from the rest."""
+    shape = (config.training.microbatches, config.training.batch_size // config.training.microbatches)
+    shape = (*shape, config.data.sequence_length)
+    ones = jax.make_array_from_callback(
+        shape, row_sharding(mesh, leading_axes=1), lambda index: np.ones(shape, np.int32)[index]
+    )
+
+    def run(params: Any, ones: jax.Array) -> jax.Array:
+        batch = {"tokens": ones, "positions": jnp.zeros_like(ones), "segment_ids": ones}
+        signal = teacher_signal(
+            models.teacher_graph,
+            params,
+            batch=batch,
+            targets=ones,
+            mask=ones > 0,
+            with_target_log_probs=config.objective.name != "cross_entropy",
+        )
+        return signal.target_log_probs.sum() + signal.hidden.sum().astype(jnp.float32)
+
+    compiled = jax.jit(run)
+    compiled(models.teacher_params, ones).block_until_ready()
+    began = time.monotonic()
+    compiled(models.teacher_params, ones).block_until_ready()
+    return time.monotonic() - began
+
+
+def _require_same_run(before: Mapping[str, Any], now: Mapping[str, Any], config: Config) -> None:
+    differences = [
+        f"{name}={json.dumps(old)} then and {json.dumps(new)} now"
+        for name, old, new in _differences(before, now)
+        if not any(name == allowed or name.startswith(f"{allowed}.") for allowed in _MAY_CHANGE)
+    ]
+    if differences:
+        raise InputError(
+            f"{config.run_dir} was started with another config ({'; '.join(differences)}); "
+            "give the old values, or another run_dir"
+        )
+
+
+def _differences(before: Any, now: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
+        return [] if before == now else [(prefix, before, now)]
+    found = []
+    for name in sorted({*before, *now}):
+        dotted = f"{prefix}.{name}" if prefix else name
+        found += _differences(before.get(name), now.get(name), dotted)
+    return found
+
+

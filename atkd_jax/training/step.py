@@ -1,0 +1,132 @@
+"""One optimizer step as a pure function."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from atkd_jax.models.decoder import Decoder
+from atkd_jax.objectives import Objective, Weighting, evaluate_terms, next_token_targets
+from atkd_jax.teachers import TeacherSignal, teacher_signal
+from atkd_jax.training.state import TrainState
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+TrainStep = Callable[[TrainState, Any, Batch], tuple[TrainState, Metrics]]
+
+
+def make_train_step(
+    *,
+    student: nnx.GraphDef[Decoder],
+    teacher: nnx.GraphDef[Decoder],
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    microbatches: int = 1,
+) -> TrainStep:
+    """Returns `train_step(state, teacher_params, batch) -> (state, metrics)`, to be jitted by the caller.
+
+    The teacher runs over all of the step's micro-batches first; the gate then sees the whole batch; then the student
+    runs. Loss and gradient are those of the batch in one piece, whatever `microbatches` is. A step whose loss or
+    gradient is not finite leaves weights and optimizer as they were and counts as skipped.
+
+    Args:
+      student: The student's structure; its weights are in the state.
+      teacher: The teacher's structure.
+      objective: What is minimised.
+      optimizer: What turns gradients into updates.
+      microbatches: How many equal parts the rows are worked through in.
+    """
+
+    def train_step(state: TrainState, teacher_params: Any, batch: Batch) -> tuple[TrainState, Metrics]:
+        parts, targets, mask = _microbatches(batch, microbatches)
+        signal = teacher_signal(
+            teacher,
+            teacher_params,
+            batch=parts,
+            targets=targets,
+            mask=mask,
+            with_target_log_probs=objective.needs_teacher_probability,
+        )
+        weighting = objective.weighting(signal.target_log_probs, mask)
+
+        def share_of_loss(params: Any, part: _Part) -> tuple[jax.Array, Metrics]:
+            tokens, hidden, part_weighting, part_targets, part_mask = part
+            model = nnx.merge(student, params)
+            student_hidden = model.hidden_states(
+                tokens["tokens"], positions=tokens["positions"], segment_ids=tokens["segment_ids"]
+            )
+            return evaluate_terms(
+                objective,
+                part_weighting,
+                student_logits=model.logits(student_hidden),
+                teacher_logits=nnx.merge(teacher, teacher_params).logits(hidden),
+                targets=part_targets,
+                mask=part_mask,
+            )
+
+        stacked: _Part = (parts, signal.hidden, weighting._replace(scalars={}), targets, mask)
+        (loss, metrics), gradient = _summed_over_parts(share_of_loss, state.params, stacked, microbatches)
+        counted = jnp.sum(mask)
+        metrics |= weighting.scalars | {"loss": loss, "counted_tokens": counted, "tokens": jnp.sum(parts["segment_ids"] > 0)}
+        return _apply(state, loss, gradient, metrics, optimizer)
+
+    return train_step
+
+
+_Part = tuple[Batch, jax.Array, Weighting, jax.Array, jax.Array]
+
+
+def _microbatches(batch: Batch, microbatches: int) -> tuple[Batch, jax.Array, jax.Array]:
+    """Splits rows into `[microbatches, rows, length]`; neighbouring rows go to different parts, so none changes device."""
+    targets, mask = next_token_targets(
+        tokens=batch["tokens"], segment_ids=batch["segment_ids"], loss_mask=batch["loss_mask"]
+    )
+
+    def split(array: jax.Array) -> jax.Array:
+        return array.reshape(-1, microbatches, array.shape[-1]).swapaxes(0, 1)
+
+    return {name: split(batch[name]) for name in ("tokens", "positions", "segment_ids")}, split(targets), split(mask)
+
+
+def _summed_over_parts(
+    share_of_loss: Callable[[Any, _Part], tuple[jax.Array, Metrics]], params: Any, parts: _Part, microbatches: int
+) -> tuple[tuple[jax.Array, Metrics], Any]:
+    value_and_gradient = jax.value_and_grad(share_of_loss, has_aux=True)
+    first = jax.tree.map(lambda array: array[0], parts)
+    if microbatches == 1:
+        return value_and_gradient(params, first)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(value_and_gradient, params, first))
+
+    def add(total: Any, part: _Part) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, value_and_gradient(params, part)), None
+
+    return jax.lax.scan(add, zeros, parts)[0]
+
+
+def _apply(
+    state: TrainState, loss: jax.Array, gradient: Any, metrics: Metrics, optimizer: optax.GradientTransformation
+) -> tuple[TrainState, Metrics]:
+    gradient_norm = optax.global_norm(gradient)
+    finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+
+    def update() -> tuple[Any, Any]:
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
+        return optax.apply_updates(state.params, updates), optimizer_state
+
+    params, optimizer_state = jax.lax.cond(finite, update, lambda: (state.params, state.optimizer_state))
+    skipped = jnp.where(finite, 0, 1)
+    new_state = state._replace(
+        step=state.step + 1,
+        params=params,
+        optimizer_state=optimizer_state,
+        skipped_steps=state.skipped_steps + skipped,
+        skipped_in_a_row=(state.skipped_in_a_row + 1) * skipped,
+    )
+    return new_state, metrics | {
+        "gradient_norm": gradient_norm,
+        "skipped_steps": new_state.skipped_steps,
+        "skipped_in_a_row": new_state.skipped_in_a_row,
+    }

@@ -1,0 +1,20 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atkd_jax.objectives import next_token_targets
+
+
+@given(data=st.data(), rows=st.integers(1, 3), length=st.integers(1, 9))
+def test_equals_a_loop_over_positions(data, rows, length):
+    draw = lambda elements: np.array(data.draw(st.lists(elements, min_size=rows * length, max_size=rows * length)))
+    tokens = draw(st.integers(0, 9)).astype(np.int32).reshape(rows, length)
+    segments = np.sort(draw(st.integers(0, 3)).astype(np.int32).reshape(rows, length))
+    loss_mask = draw(st.booleans()).reshape(rows, length)
+    targets, mask = next_token_targets(tokens=tokens, segment_ids=segments, loss_mask=loss_mask)
+    for row in range(rows):
+        for t in range(length):
+            counts = t + 1 < length and loss_mask[row, t + 1] and segments[row, t] == segments[row, t + 1] != 0
+            assert bool(mask[row, t]) == counts
+            if counts:
+                assert int(targets[row, t]) == tokens[row, t + 1]

@@ -1,0 +1,94 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from atkd_jax import losses
+from atkd_jax.config import ObjectiveConfig
+from atkd_jax.objectives import evaluate_terms, make_objective
+from atkd_jax.objectives.weighting import Weighting
+
+ROWS, LENGTH, VOCAB = 6, 7, 11
+
+
+@pytest.fixture(scope="module")
+def batch():
+    keys = jax.random.split(jax.random.key(3), 4)
+    return {
+        "student_logits": 2.0 * jax.random.normal(keys[0], (ROWS, LENGTH, VOCAB)),
+        "teacher_logits": 3.0 * jax.random.normal(keys[1], (ROWS, LENGTH, VOCAB)),
+        "targets": jax.random.randint(keys[2], (ROWS, LENGTH), 0, VOCAB),
+        "mask": jax.random.bernoulli(keys[3], 0.6, (ROWS, LENGTH)),
+    }
+
+
+def value_and_gradient(config, batch, parts):
+    """The objective over `parts` micro-batches, added up."""
+    objective = make_objective(config)
+    cut = {name: array.reshape(parts, -1, *array.shape[1:]) for name, array in batch.items()}
+    log_probs = losses.target_log_prob(logits=cut["teacher_logits"], targets=cut["targets"])
+    weighting = objective.weighting(log_probs, cut["mask"])._replace(scalars={})
+
+    def loss(student_logits):
+        total = jnp.zeros(())
+        for part in range(parts):
+            arrays = {name: array[part] for name, array in (cut | {"student_logits": student_logits}).items()}
+            one = Weighting(*jax.tree.map(lambda weights, part=part: weights[part], tuple(weighting)))
+            total += evaluate_terms(objective, one, **arrays)[0]
+        return total
+
+    value, gradient = jax.value_and_grad(loss)(cut["student_logits"])
+    return float(value), np.asarray(gradient).reshape(ROWS, LENGTH, VOCAB)
+
+
+@pytest.mark.parametrize("settings", [{}, {"direction": "reverse"}, {"normalizer": "total_tokens"}, {"hard_fraction": 0.3}])
+def test_atkd_is_the_loss_of_that_name(batch, settings):
+    expected, gradient = jax.value_and_grad(
+        lambda student: losses.atkd(**(batch | {"student_logits": student}), easy_weight=0.3, **settings)[0]
+    )(batch["student_logits"])
+    value, ours = value_and_gradient(ObjectiveConfig(name="atkd", easy_weight=0.3, **settings), batch, parts=1)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    np.testing.assert_allclose(ours, gradient, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["atkd", "forward_kl", "reverse_kl", "cross_entropy"])
+@pytest.mark.parametrize("cross_entropy_weight", [0.0, 0.4])
+def test_value_and_gradient_do_not_depend_on_the_number_of_micro_batches(batch, name, cross_entropy_weight):
+    config = ObjectiveConfig(name=name, cross_entropy_weight=cross_entropy_weight)
+    whole_value, whole_gradient = value_and_gradient(config, batch, parts=1)
+    for parts in (2, 3, 6):
+        value, gradient = value_and_gradient(config, batch, parts)
+        np.testing.assert_allclose(value, whole_value, rtol=1e-6)
+        np.testing.assert_allclose(gradient, whole_gradient, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl"])
+def test_a_divergence_is_averaged_over_the_counted_tokens_alone(batch, divergence):
+    per_token = getattr(losses, divergence)(
+        student_logits=batch["student_logits"], teacher_logits=batch["teacher_logits"], temperature=2.0
+    )
+    expected = np.asarray(per_token, np.float64)[np.asarray(batch["mask"])].mean()
+    value, _ = value_and_gradient(ObjectiveConfig(name=divergence, temperature=2.0), batch, parts=1)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def test_gate_scope_microbatch_is_the_mean_of_the_parts_own_losses(batch):
+    parts = 3
+    separate = [
+        losses.atkd(**{name: array.reshape(parts, -1, *array.shape[1:])[part] for name, array in batch.items()})[0]
+        for part in range(parts)
+    ]
+    value, _ = value_and_gradient(ObjectiveConfig(gate_scope="microbatch"), batch, parts)
+    np.testing.assert_allclose(value, np.mean(separate), rtol=1e-6)
+
+
+def test_the_gates_diagnostics_are_those_of_the_loss(batch):
+    _, expected = losses.atkd(**batch)
+    objective = make_objective(ObjectiveConfig())
+    log_probs = losses.target_log_prob(logits=batch["teacher_logits"], targets=batch["targets"])
+    weighting = objective.weighting(log_probs, batch["mask"])
+    _, metrics = evaluate_terms(objective, weighting, **batch)
+    for name, value in (metrics | weighting.scalars).items():
+        if name in expected:
+            np.testing.assert_allclose(value, expected[name], rtol=1e-5)
+    assert {"easy_fraction", "uncertainty_threshold"} <= set(expected)
