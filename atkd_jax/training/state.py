@@ -29,5 +29,6 @@ class TrainState(NamedTuple):
 
 def initial_state(params: Any, *, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """Returns the state before the first step."""
-    zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, params, optimizer.init(params), zero, zero, jax.random.key_data(jax.random.key(seed)))
+    step, skipped, in_a_row = (jnp.zeros((), jnp.int32) for _ in range(3))  # Three buffers, since each is donated.
+    key = jax.random.key_data(jax.random.key(seed))
+    return TrainState(step, params, optimizer.init(params), skipped, in_a_row, key)

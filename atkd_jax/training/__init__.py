@@ -1,0 +1,1 @@
+"""State, optimizer, one pure train step, the one loop, checkpoints and metrics."""
