@@ -68,7 +68,7 @@ def load_config(path: Path | None = None, overrides: Mapping[str, object] | None
 
 def dump_config(config: Config) -> str:
     """The whole config as YAML, defaults included; `load_config` reads it back to an equal tree."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 def _sentence(detail: ErrorDetails, source: Any) -> str:

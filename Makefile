@@ -1,0 +1,45 @@
+# Every target makes .venv by itself where it is missing or older than what it is made from. Needed: Python 3.11 or
+# newer with venv and pip; `make PYTHON=python3.12 test` names another one.
+PYTHON ?= python3
+CONFIG := configs/quickstart.yaml
+RUN := .venv/bin/python launch.py
+
+.PHONY: quickstart test test-all check bench clean
+
+quickstart: .venv/runtime.stamp
+	$(RUN) fetch --config $(CONFIG)
+	$(RUN) train --config $(CONFIG)
+	$(RUN) evaluate --config $(CONFIG)
+	$(RUN) export --config $(CONFIG)
+
+test: .venv/dev.stamp
+	.venv/bin/python -m pytest
+
+test-all: .venv/dev.stamp
+	.venv/bin/python -m pytest -m ''
+
+check: .venv/dev.stamp
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyright
+	$(MAKE) test
+
+bench: .venv/dev.stamp
+	.venv/bin/python -m benchmarks
+
+clean:
+	rm -rf .venv .cache runs
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'Python 3.11 or newer is needed; name one with: make PYTHON=python3.12'; exit 2; }
+	$(PYTHON) -m venv .venv
+
+# The quickstart needs no more than the package and the reader of its teacher's file; in particular no torch.
+.venv/runtime.stamp: pyproject.toml constraints.txt | .venv/bin/python
+	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[gguf]'
+	touch $@
+
+.venv/dev.stamp: pyproject.toml constraints.txt | .venv/bin/python
+	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@ .venv/runtime.stamp

@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import pydantic
+import pytest
+
+from atkd_jax.config import CheckpointConfig, Config, OptimizerConfig, StudentConfig, TrainingConfig
+from atkd_jax.config_fields import dotted_fields, group_of
+
+
+def test_the_defaults_are_a_valid_config():
+    assert Config.model_validate(Config().model_dump()) == Config()
+
+
+def test_every_value_is_described():
+    silent = [name for name, field in dotted_fields(Config) if group_of(field) is None and not field.description]
+    assert not silent
+
+
+def test_every_group_is_described():
+    silent = [name for name, field in dotted_fields(Config) if (group := group_of(field)) and not group.__doc__]
+    assert not silent
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        Config().seed = 1  # pyright: ignore[reportAttributeAccessIssue]  # the point of the test
+
+
+@pytest.mark.parametrize(
+    ("values", "needed"),
+    [
+        ({"init": "prune"}, "exactly one of student.layers and student.keep_layers"),
+        (
+            {"init": "prune", "layers": 2, "keep_layers": (0, 1)},
+            "exactly one of student.layers and student.keep_layers",
+        ),
+        ({"init": "directory"}, "student.directory"),
+        ({"init": "scratch"}, "student.size"),
+    ],
+)
+def test_a_student_needs_what_its_start_needs(values, needed):
+    with pytest.raises(pydantic.ValidationError, match=f"student.init={values['init']} needs {needed} to be set"):
+        StudentConfig(**values)
+
+
+@pytest.mark.parametrize("layers", [(1, 0), (0, 0), (-1, 2)])
+def test_kept_layers_ascend_from_zero(layers):
+    with pytest.raises(pydantic.ValidationError, match="from 0, ascending, each once, but"):
+        StudentConfig(keep_layers=layers)
+
+
+def test_microbatches_divide_the_batch():
+    with pytest.raises(
+        pydantic.ValidationError, match=r"training.batch_size=8 must be a multiple of training.microbatches=3"
+    ):
+        TrainingConfig(batch_size=8, microbatches=3)
+
+
+@pytest.mark.parametrize(
+    ("group", "values"),
+    [
+        (CheckpointConfig, {"every_steps": 0}),
+        (OptimizerConfig, {"learning_rate": 0.0}),
+        (OptimizerConfig, {"learning_rate": float("inf")}),
+        (OptimizerConfig, {"b1": 1.0}),
+    ],
+)
+def test_values_out_of_range_are_refused(group, values):
+    with pytest.raises(pydantic.ValidationError):
+        group(**values)
+
+
+def test_a_path_may_begin_with_the_home_directory(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    config = Config.model_validate({"run_dir": "~/runs/a"})
+    assert (config.run_dir, config.cache_dir) == (Path("/somewhere/runs/a"), Path("/somewhere/.cache/atkd_jax"))
