@@ -4,7 +4,7 @@ PYTHON ?= python3
 CONFIG := configs/quickstart.yaml
 RUN := .venv/bin/python launch.py
 
-.PHONY: quickstart test test-all check bench clean
+.PHONY: quickstart test test-all check bench
 
 quickstart: .venv/runtime.stamp
 	$(RUN) fetch --config $(CONFIG)
@@ -27,9 +27,6 @@ check: .venv/dev.stamp
 bench: .venv/dev.stamp
 	.venv/bin/python -m benchmarks
 
-clean:
-	rm -rf .venv .cache runs
-
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'Python 3.11 or newer is needed; name one with: make PYTHON=python3.12'; exit 2; }
@@ -37,9 +34,11 @@ clean:
 
 # The quickstart needs no more than the package and the reader of its teacher's file; in particular no torch.
 .venv/runtime.stamp: pyproject.toml constraints.txt | .venv/bin/python
+	@echo 'Installing the package and what it needs into .venv, about a minute ...'
 	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[gguf]'
 	touch $@
 
 .venv/dev.stamp: pyproject.toml constraints.txt | .venv/bin/python
+	@echo 'Installing the package and what it needs into .venv, about a minute ...'
 	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@ .venv/runtime.stamp

@@ -123,15 +123,16 @@ def _restored(manager: ocp.CheckpointManager, directory: Path, step: int | None,
     if step is None:
         raise InputError(f"{directory} holds no checkpoint; train first, or name another run_dir")
     checkpoint = directory / str(step)
+    difference = damage = items = None
     try:
         stored = manager.item_metadata(step)["state"]
         difference = _first_difference(getattr(stored, "tree", stored), abstract)
         items = None if difference else manager.restore(step, args=arguments)
     except Exception as error:  # Orbax, tensorstore and json each raise their own kinds for a damaged file.
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
-        error.__traceback__ = None
+        damage = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+    if damage:
         _forget_unfinished_reads()
-        raise InputError(_damaged(checkpoint, reason)) from None
+        raise InputError(_damaged(checkpoint, damage))
     if difference:
         raise InputError(f"checkpoint {checkpoint} belongs to another model ({difference}); name another run_dir")
     return items
