@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import jax
@@ -160,9 +161,10 @@ def _run(
         teacher_seconds=_teacher_seconds(config, mesh, models),
     )
     start = int(state.step)
-    metrics = MetricsWriter(config.run_dir, resumed_step=start)
-    progress = ProgressLine(steps=config.training.steps, start=start, console=console)
-    try:
+    with (
+        closing(MetricsWriter(config.run_dir, resumed_step=start)) as metrics,
+        closing(ProgressLine(steps=config.training.steps, start=start, console=console)) as progress,
+    ):
         return run_loop(
             lambda state, batch: compiled(state, models.teacher_params, batch),
             state,
@@ -175,9 +177,6 @@ def _run(
             config=config.model_dump(mode="json"),
             data_counts=lambda: {},
         )
-    finally:
-        progress.close()
-        metrics.close()
 
 
 def _teacher_seconds(config: Config, mesh: Mesh, models: _Models) -> float:

@@ -1,0 +1,143 @@
+import io
+import os
+import signal
+from contextlib import closing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from rich.console import Console
+
+from atkd_jax.errors import InputError
+from atkd_jax.training.checkpoints import Checkpoints, abstract_state_like
+from atkd_jax.training.loop import LoopSettings, run_loop
+from atkd_jax.training.metrics import MetricsWriter, read_metrics
+from atkd_jax.training.progress import ProgressLine
+from atkd_jax.training.state import initial_state
+
+SETTINGS = LoopSettings(
+    steps=6, log_every_steps=1, checkpoint_every_steps=4, max_nonfinite_steps=3, teacher_seconds=0.0
+)
+
+
+class Counting:
+    """Batches 0, 1, 2, ...; optionally does something when one is taken."""
+
+    def __init__(self, before=lambda number: None):
+        self.number, self._before = 0, before
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self._before(self.number)
+        self.number += 1
+        return {"number": np.array(self.number - 1)}
+
+    def get_state(self):
+        return self.number
+
+    def set_state(self, state):
+        self.number = state
+
+
+@jax.jit
+def step_function(state, batch):
+    """Adds the batch's number to the only weight."""
+    params = {"w": state.params["w"] + batch["number"].astype(jnp.float32)}
+    metrics = {"loss": params["w"], "counted_tokens": jnp.array(3), "tokens": jnp.array(4)}
+    metrics |= {"skipped_in_a_row": state.skipped_in_a_row, "skipped_steps": state.skipped_steps}
+    return state._replace(step=state.step + 1, params=params), metrics
+
+
+def loop(tmp_path, batches, *, state=None, settings=SETTINGS, function=step_function, out=None):
+    state = state or initial_state({"w": jnp.zeros(())}, optimizer=optax.sgd(1.0), seed=0)
+    console = Console(file=out or io.StringIO(), width=150)
+    with (
+        Checkpoints(tmp_path / "checkpoints", keep=3) as checkpoints,
+        closing(MetricsWriter(tmp_path, resumed_step=int(state.step))) as metrics,
+        closing(ProgressLine(steps=settings.steps, start=0, console=console)) as progress,
+    ):
+        return run_loop(
+            function,
+            state,
+            batches,
+            place=lambda batch: {name: jnp.asarray(array) for name, array in batch.items()},
+            settings=settings,
+            checkpoints=checkpoints,
+            metrics=metrics,
+            progress=progress,
+            config={"seed": 0},
+            data_counts=lambda: {"data/truncated_examples": 5.0},
+        )
+
+
+def restore(tmp_path, step=None):
+    with Checkpoints(tmp_path / "checkpoints", keep=3) as checkpoints:
+        state = initial_state({"w": jnp.zeros(())}, optimizer=optax.sgd(1.0), seed=0)
+        return checkpoints.newest_step(), checkpoints.restore(abstract_state_like(state), step=step)
+
+
+def test_steps_metrics_and_checkpoints(tmp_path):
+    outcome = loop(tmp_path, Counting())
+    assert outcome.stopped_by is None
+    assert float(outcome.state.params["w"]) == 0 + 1 + 2 + 3 + 4 + 5
+    lines = read_metrics(tmp_path)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert [line["loss"] for line in lines] == [0, 1, 3, 6, 10, 15]
+    assert all(line["data/truncated_examples"] == 5.0 and line["step_seconds"] > 0 for line in lines)
+    newest, restored = restore(tmp_path)
+    assert newest == 6
+    assert restored.data_state == 6
+    assert restore(tmp_path, step=4)[1].data_state == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_after_the_step_that_it_found(tmp_path, number):
+    stop_at_third = Counting(lambda batch: os.kill(os.getpid(), number) if batch == 2 else None)
+    outcome = loop(tmp_path, stop_at_third)
+    assert outcome.stopped_by == number
+    newest, restored = restore(tmp_path)
+    assert (newest, restored.data_state, float(restored.state.params["w"])) == (3, 3, 3.0)
+    batches = Counting()
+    batches.set_state(restored.data_state)
+    resumed = loop(tmp_path, batches, state=restored.state)
+    assert float(resumed.state.params["w"]) == 15.0
+    assert [line["loss"] for line in read_metrics(tmp_path)] == [0, 1, 3, 6, 10, 15]
+
+
+def test_metrics_can_be_sparser_but_hold_the_last_step(tmp_path):
+    loop(tmp_path, Counting(), settings=SETTINGS._replace(steps=5, log_every_steps=2))
+    assert [line["step"] for line in read_metrics(tmp_path)] == [2, 4, 5]
+
+
+def test_too_many_steps_that_are_not_finite_end_the_run(tmp_path):
+    def broken(state, batch):
+        state, metrics = step_function(state, batch)
+        state = state._replace(skipped_in_a_row=state.skipped_in_a_row + 1)
+        return state, metrics | {"loss": jnp.array(jnp.nan), "skipped_in_a_row": state.skipped_in_a_row}
+
+    out = io.StringIO()
+    with pytest.raises(InputError, match="not finite in 3 steps in a row, up to step 3; lower optimizer.learning_rate"):
+        loop(tmp_path, Counting(), function=broken, out=out)
+    assert out.getvalue().count("the step was skipped") == 2
+
+
+def test_a_batch_without_a_counted_token_is_refused(tmp_path):
+    def empty(state, batch):
+        state, metrics = step_function(state, batch)
+        return state, metrics | {"counted_tokens": jnp.array(0)}
+
+    with pytest.raises(InputError, match="the batch of step 1 has no counted token"):
+        loop(tmp_path, Counting(), function=empty)
+
+
+def test_an_error_of_the_data_ends_the_run(tmp_path):
+    def fail(number):
+        if number == 2:
+            raise InputError("line 7 is no JSON")
+
+    with pytest.raises(InputError, match="line 7 is no JSON"):
+        loop(tmp_path, Counting(fail))
