@@ -1,0 +1,147 @@
+"""A GGUF file, such as llama.cpp runs, into a Hugging Face directory of float32 weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from atkd_jax.errors import InputError
+from atkd_jax.interop.families import Family, Weight, family_for_gguf
+from atkd_jax.interop.gguf_tokenizer import tokenizer_of_gguf
+from atkd_jax.interop.new_directory import new_directory
+from atkd_jax.interop.tensor_writing import PlannedTensor, write_tensors
+from atkd_jax.interop.tokenizer import save_tokenizer
+from atkd_jax.models import DecoderConfig
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader, ReaderTensor
+
+
+def _open(file: Path) -> GGUFReader:
+    try:
+        from gguf import GGUFReader
+    except ImportError:
+        raise InputError(
+            f"{file} is a GGUF file, which the package gguf reads, but that is not installed; run "
+            "`pip install atkd-jax[gguf]`."
+        ) from None
+    try:
+        return GGUFReader(file)
+    # The reader follows offsets without looking where the file ends: what it raises then depends on the place.
+    except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
+        raise InputError(
+            f"{file} must be a whole GGUF file, but is truncated or corrupt ({error}); get it again."
+        ) from None
+
+
+def _tidy(value: Any) -> Any:
+    # 1e-5 was written as a float32 and comes back as 9.999999747378752e-06: the shortest text of it is 1e-05 again.
+    return float(str(np.float32(value))) if isinstance(value, float) else value
+
+
+def _raw_config(family: Family, metadata: Mapping[str, Any], tensors: Mapping[str, ReaderTensor]) -> dict[str, Any]:
+    """Return the config.json that the file's metadata amounts to."""
+    raw: dict[str, Any] = {"model_type": family.name, "vocab_size": len(metadata.get("tokenizer.ggml.tokens", ()))}
+    for gguf_key, key in family.gguf_keys.items():
+        value = metadata.get(f"{family.gguf_architecture}.{gguf_key}")
+        if value is not None:
+            raw[key] = _tidy(value)
+    raw["tie_word_embeddings"] = "output.weight" not in tensors
+    if metadata.get(f"{family.gguf_architecture}.rope.scaling.type", "none") != "none":
+        raise InputError("must have unscaled rotary embeddings, but has scaled ones; choose the safetensors weights.")
+    return raw
+
+
+def _gguf_names(family: Family, config: DecoderConfig) -> dict[str, str]:
+    """Return the name in a Hugging Face checkpoint -> the name in a GGUF file, for every tensor."""
+    import gguf
+
+    architecture = next(each for each, name in gguf.MODEL_ARCH_NAMES.items() if name == family.gguf_architecture)
+    table = gguf.get_tensor_name_map(architecture, config.num_layers)
+    names = [name for weight in family.weights(config) for name in weight.names(config)]
+    return {name: table.get_name(name, try_suffixes=(".weight", ".bias")) or name for name in names}
+
+
+def _unpaired(rows: np.ndarray, num_heads: int) -> np.ndarray:
+    """Return the rows of a query or key projection in the order of Hugging Face checkpoints.
+
+    The rotary embedding turns rows in pairs. GGUF files hold the two rows of a pair side by side; here the first rows
+    of all of a head's pairs stand before the second ones.
+    """
+    outputs, inputs = rows.shape
+    return rows.reshape(num_heads, outputs // num_heads // 2, 2, inputs).swapaxes(1, 2).reshape(outputs, inputs)
+
+
+def _make(weight: Weight, config: DecoderConfig, tensor: ReaderTensor) -> np.ndarray:
+    from gguf import dequantize
+
+    array = np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32)
+    return _unpaired(array, getattr(config, weight.rotary_heads)) if weight.rotary_heads else array
+
+
+def _plan(family: Family, config: DecoderConfig, tensors: Mapping[str, ReaderTensor]) -> list[PlannedTensor]:
+    gguf_names = _gguf_names(family, config)
+    planned = []
+    for weight in family.weights(config):
+        for name in weight.names(config):
+            tensor = tensors.get(gguf_names[name])
+            if tensor is None:
+                raise InputError(f"must hold the tensor {gguf_names[name]}, but does not; get it again.")
+            shape = tuple(int(size) for size in reversed(tensor.shape))
+            if shape != weight.shape(config):
+                raise InputError(
+                    f"must hold {tensor.name} as {list(weight.shape(config))}, as its metadata says, but holds it as "
+                    f"{list(shape)}; get it again."
+                )
+            planned.append(PlannedTensor(name, shape, partial(_make, weight, config, tensor)))
+    surplus = tensors.keys() - gguf_names.values()
+    if surplus:
+        raise InputError(
+            f"must hold only tensors that the family {family.name} computes with, but has {min(surplus)} too; choose "
+            "the safetensors weights."
+        )
+    return planned
+
+
+def convert_gguf(file: Path, directory: Path, *, model_card: str) -> None:
+    """Write the model in a GGUF file as a Hugging Face directory, one tensor at a time.
+
+    The weights are written as float32: a dequantised value is a float16 scale times a small whole number, plus a
+    float16 offset, which float32 holds as the gguf package computes it and no 16-bit type does.
+
+    Args:
+        file: with a quantisation that the gguf package undoes.
+        directory: to be made; must not exist.
+        model_card: the text of README.md.
+
+    Raises:
+        InputError: where the package gguf is missing, the file is truncated, or its model is of no known family.
+    """
+    reader = _open(file)
+    metadata = {name: each.contents() for name, each in reader.fields.items() if not name.startswith("GGUF.")}
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    try:
+        family = family_for_gguf(str(metadata.get("general.architecture")))
+        raw = _raw_config(family, metadata, tensors)
+        config = family.read_config(raw)
+        tokenizer = tokenizer_of_gguf(metadata, max_length=config.max_position)
+        planned = _plan(family, config, tensors)
+    except InputError as error:
+        raise InputError(f"{file} {error}") from None
+    ids = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    raw = family.write_config(config) | {"dtype": "float32", "torch_dtype": "float32"} | ids
+    with new_directory(directory) as working:
+        write_tensors(working, planned, dtype=np.dtype(np.float32), max_shard_bytes=5_000_000_000)
+        save_tokenizer(tokenizer, working)
+        for name, content in (("config.json", raw), ("generation_config.json", ids)):
+            (working / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (working / "README.md").write_text(model_card, encoding="utf-8")
