@@ -1,0 +1,55 @@
+"""Losses for distilling a language model: pure functions of arrays that import jax and nothing else.
+
+One value per token, `[..., vocab]` -> `[...]`:
+
+    forward_kl, reverse_kl               KL in either direction
+    generalized_jsd, total_variation     bounded divergences
+    skewed_forward_kl, skewed_reverse_kl KL to a mixture of both models
+    cross_entropy, target_log_prob       the student, or any model, against the data
+    teacher_uncertainty                  UNC = 1 - p(target)
+    target_kd, diversity_kd              the two parts of KL; `decoupled_terms` has them and more in one pass
+
+Over a whole batch:
+
+    atkd, decoupled_kd                   one scalar and a dict of diagnostics
+    hard_token_mask, hard_token_threshold, atkd_token_weights, atkd_diagnostics
+                                         the parts of atkd, for batches that are worked through in micro-batches
+
+Arrays are passed by keyword, so that student and teacher cannot be swapped unseen. Results are float32, or float64
+where an input is; a bfloat16 input is widened inside.
+"""
+
+from atkd_jax.losses.decoupling import DecoupledTerms, decoupled_terms, diversity_kd, target_kd
+from atkd_jax.losses.divergences import (
+    forward_kl,
+    generalized_jsd,
+    reverse_kl,
+    skewed_forward_kl,
+    skewed_reverse_kl,
+    total_variation,
+)
+from atkd_jax.losses.gate import atkd_token_weights, hard_token_mask, hard_token_threshold
+from atkd_jax.losses.targets import cross_entropy, target_log_prob, teacher_uncertainty
+from atkd_jax.losses.whole_batch import atkd, atkd_diagnostics, decoupled_kd
+
+__all__ = [
+    "DecoupledTerms",
+    "atkd",
+    "atkd_diagnostics",
+    "atkd_token_weights",
+    "cross_entropy",
+    "decoupled_kd",
+    "decoupled_terms",
+    "diversity_kd",
+    "forward_kl",
+    "generalized_jsd",
+    "hard_token_mask",
+    "hard_token_threshold",
+    "reverse_kl",
+    "skewed_forward_kl",
+    "skewed_reverse_kl",
+    "target_kd",
+    "target_log_prob",
+    "teacher_uncertainty",
+    "total_variation",
+]

@@ -1,0 +1,138 @@
+"""The questions that every loss asks of its arguments, so that a mistake is a sentence and not a wrong number."""
+
+from __future__ import annotations
+
+from numbers import Real
+
+import jax
+import jax.numpy as jnp
+
+VOCABULARY_ADVICE = "cut both heads to the tokenizer's size before the loss"
+
+
+def floating(function: str, **arrays) -> list[jax.Array]:
+    """Returns the arrays as JAX arrays, all of one shape `[..., vocab]` and of floating type.
+
+    Raises:
+      TypeError: an array is not of floating type.
+      ValueError: an array has no vocabulary axis, an empty one, or another shape than the first.
+    """
+    converted = {name: jnp.asarray(array) for name, array in arrays.items()}
+    first_name, first = next(iter(converted.items()))
+    for name, array in converted.items():
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(
+                f"{function}: {name} must be of floating type, got {array.dtype}; pass logits, not token ids"
+            )
+        if array.ndim == 0 or array.shape[-1] == 0:
+            raise ValueError(
+                f"{function}: {name} must have shape [..., vocab], got {array.shape}; keep the vocabulary axis"
+            )
+        if array.shape != first.shape:
+            raise ValueError(
+                f"{function}: {first_name} and {name} must have the same shape [..., vocab], got {first.shape} and "
+                f"{array.shape}; {VOCABULARY_ADVICE}"
+            )
+    return list(converted.values())
+
+
+def integers(function: str, name: str, array, shape: tuple[int, ...]) -> jax.Array:
+    """Returns token ids as a JAX array of integer type and of the given shape.
+
+    Raises:
+      TypeError: the array is not of integer type.
+      ValueError: it has another shape.
+    """
+    array = jnp.asarray(array)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"{function}: {name} must be of integer type, got {array.dtype}; pass token ids")
+    if array.shape != shape:
+        raise ValueError(
+            f"{function}: {name} must have one token id for every position, shape {shape}, got {array.shape}; "
+            "logits at t are paired with the token at t + 1, so slice both by one before the loss"
+        )
+    return array
+
+
+def boolean(function: str, name: str, array, shape: tuple[int, ...]) -> jax.Array:
+    """Returns a mask as a JAX array of boolean type and of the given shape.
+
+    Raises:
+      TypeError: the array is not of boolean type.
+      ValueError: it has another shape.
+    """
+    array = jnp.asarray(array)
+    if array.dtype != jnp.bool_:
+        raise TypeError(f"{function}: {name} must be of boolean type, got {array.dtype}; write {name}.astype(bool)")
+    if array.shape != shape:
+        raise ValueError(
+            f"{function}: {name} must have one value for every position, shape {shape}, got {array.shape}; "
+            "a mask belongs to the targets, so slice it as they are sliced"
+        )
+    return array
+
+
+def fraction(function: str, name: str, value) -> float:
+    """Returns a number in [0, 1] as a Python float; it has to be known when the function is traced.
+
+    Raises:
+      TypeError: it is no Python or NumPy number.
+      ValueError: it is out of range.
+    """
+    if not isinstance(value, Real):
+        raise TypeError(
+            f"{function}: {name} must be a Python number, got {type(value).__name__}; it decides which program is "
+            "compiled, so pass it as a static argument"
+        )
+    value = float(value)
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{function}: {name} must be between 0 and 1, got {value}; choose a share of 1")
+    return value
+
+
+def weight(function: str, name: str, value, *, largest: float | None = None):
+    """Returns the value; one that is known already has to be finite, not negative, and at most `largest`.
+
+    A traced scalar passes, so that a weight may follow a schedule inside a compiled step.
+
+    Raises:
+      ValueError: the number is out of range.
+    """
+    if isinstance(value, Real):
+        value = float(value)
+        if not 0.0 <= value < float("inf") or (largest is not None and value > largest):
+            rule = "not be negative" if largest is None else f"be between 0 and {largest:g}"
+            raise ValueError(f"{function}: {name} must {rule}, got {value}; choose another weight")
+    return value
+
+
+def choice(function: str, name: str, value, allowed: tuple[str, ...]) -> str:
+    """Returns the value, which has to be one of the allowed ones.
+
+    Raises:
+      ValueError: it is another one.
+    """
+    if value not in allowed:
+        listed = " or ".join(repr(option) for option in allowed)
+        raise ValueError(f"{function}: {name} must be {listed}, got {value!r}; choose one of them")
+    return value
+
+
+def scaled(function: str, temperature, *logits: jax.Array) -> list[jax.Array]:
+    """Returns logits / temperature in one type: float32, or float64 where an input has it.
+
+    Raises:
+      ValueError: the temperature is a number that is not positive and finite.
+    """
+    if isinstance(temperature, Real) and not 0.0 < float(temperature) < float("inf"):
+        raise ValueError(
+            f"{function}: temperature must be positive and finite, got {temperature}; 1.0 leaves the logits as they are"
+        )
+    dtype = jnp.float32
+    for array in logits:
+        dtype = jnp.promote_types(dtype, array.dtype)
+    converted = [array.astype(dtype) for array in logits]
+    if isinstance(temperature, Real) and temperature == 1:
+        return converted
+    inverse = jnp.asarray(1.0 / temperature, dtype)
+    return [array * inverse for array in converted]

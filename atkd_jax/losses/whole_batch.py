@@ -1,0 +1,227 @@
+"""Objectives over a whole batch: one scalar, and a flat dict of scalars that say how it came about.
+
+They do not shift: the target at an index is predicted by the logits at that index. Everything at an uncounted position,
+NaN and targets outside of the vocabulary included, is replaced before any softmax and has no influence on value or
+gradient.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from atkd_jax.losses import validation
+from atkd_jax.losses.decoupling import DIRECTIONS, DecoupledTerms, decoupled_terms
+from atkd_jax.losses.gate import NORMALIZERS, atkd_token_weights, hard_token_mask, hard_token_threshold
+
+
+def atkd(
+    *,
+    student_logits: jax.Array,
+    teacher_logits: jax.Array,
+    targets: jax.Array,
+    mask: jax.Array,
+    hard_fraction: float = 0.5,
+    easy_weight: float = 0.2,
+    direction: str = "forward",
+    normalizer: str = "group_mean",
+    temperature: float = 1.0,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the ATKD loss of a batch, in nats, and its diagnostics.
+
+    loss = easy_weight * mean_easy(DKD) + (1 - easy_weight) * mean_hard(TKD + DKD). Hard are the tokens of which the
+    teacher is least sure (`hard_token_mask`); of easy tokens the student learns the diversity alone. Each mean is over
+    its own group, and an empty group gives 0. The gate reads the teacher's UNC at the same temperature, in either
+    direction.
+
+    The gate is over all tokens that are passed. To split a batch into micro-batches without changing the loss, use
+    `hard_token_mask`, `atkd_token_weights` and `decoupled_terms`.
+
+    Args:
+      student_logits: `[..., vocab]`.
+      teacher_logits: the same shape.
+      targets: `[...]` of integers, token ids at the index of the logits that predict them.
+      mask: bool `[...]`, True where a token counts.
+      hard_fraction: the share of hard tokens, a Python number in [0, 1].
+      easy_weight: lambda, in [0, 1]; may be a traced scalar.
+      direction: "forward" for KLs from the teacher to the student, "reverse" for the other way.
+      normalizer: "group_mean" as above; "total_tokens" divides both sums by the number of all counted tokens.
+      temperature: divides both models' logits; the loss is not scaled back by temperature^2.
+
+    Returns:
+      The loss, a scalar, and a dict of scalars: `counted_tokens`, `easy_share`, `uncertainty_threshold`,
+      `uncertainty_mean`, and `target_kd_hard`, `target_kd_easy`, `diversity_kd_hard`, `diversity_kd_easy`, the means of
+      TKD and DKD in each group. All are 0 where no token counts.
+
+    Gradient:
+      Per token that of `decoupled_terms` with the weights of `atkd_token_weights`. The gate is constant.
+
+    Raises:
+      TypeError: logits are not floating, targets not integer, or mask not boolean.
+      ValueError: shapes do not fit, a number is out of range, or direction or normalizer is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from atkd_jax import losses
+      >>> student = jnp.array([[1.0, 0.0, 0.5], [0.0, 0.0, 0.0]])
+      >>> teacher = jnp.array([[2.0, 1.0, 0.0], [3.0, 1.0, 0.0]])
+      >>> targets, mask = jnp.array([0, 0]), jnp.array([True, True])
+      >>> loss, diagnostics = losses.atkd(
+      ...     student_logits=student, teacher_logits=teacher, targets=targets, mask=mask
+      ... )
+      >>> print(f"{loss:.4f} {diagnostics['easy_share']:.2f}")
+      0.2693 0.50
+
+    Reference:
+      Zhong et al., Revisiting Knowledge Distillation for Autoregressive Language Models, arXiv 2402.11890, section 3.
+    """
+    validation.choice("atkd", "direction", direction, DIRECTIONS)
+    validation.choice("atkd", "normalizer", normalizer, NORMALIZERS)
+    hard_fraction = validation.fraction("atkd", "hard_fraction", hard_fraction)
+    easy_weight = validation.weight("atkd", "easy_weight", easy_weight, largest=1.0)
+    terms, mask = _counted_terms("atkd", student_logits, teacher_logits, targets, mask, temperature, direction)
+    log_probs = terms.teacher_target_log_prob
+    hard = hard_token_mask(target_log_probs=log_probs, mask=mask, hard_fraction=hard_fraction)
+    threshold = hard_token_threshold(target_log_probs=log_probs, mask=mask, hard_fraction=hard_fraction)
+    weights = atkd_token_weights(hard=hard, mask=mask, easy_weight=easy_weight, normalizer=normalizer)
+    diagnostics = atkd_diagnostics(terms=terms, hard=hard, mask=mask)
+    return _weighted_sum(terms, *weights), diagnostics | {"uncertainty_threshold": threshold}
+
+
+def decoupled_kd(
+    *,
+    student_logits: jax.Array,
+    teacher_logits: jax.Array,
+    targets: jax.Array,
+    mask: jax.Array,
+    target_weight: float = 1.0,
+    diversity_weight: float = 1.0,
+    direction: str = "forward",
+    temperature: float = 1.0,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the Decoupled KD loss of a batch, in nats, and its diagnostics.
+
+    loss = mean over the counted tokens of target_weight * TKD + diversity_weight * DKD. No gate, and DKD is not damped
+    by UNC.
+
+    Args:
+      student_logits: `[..., vocab]`.
+      teacher_logits: the same shape.
+      targets: `[...]` of integers, token ids at the index of the logits that predict them.
+      mask: bool `[...]`, True where a token counts.
+      target_weight: alpha in the paper, not negative; may be a traced scalar.
+      diversity_weight: beta in the paper, not negative; may be a traced scalar.
+      direction: "forward" for KLs from the teacher to the student, "reverse" for the other way.
+      temperature: divides both models' logits; the loss is not scaled back by temperature^2.
+
+    Returns:
+      The loss, a scalar, and a dict of scalars: `counted_tokens`, `uncertainty_mean`, `target_kd_mean`,
+      `diversity_kd_mean`. All are 0 where no token counts.
+
+    Gradient:
+      Per token that of `decoupled_terms` with these weights divided by the number of counted tokens.
+
+    Raises:
+      TypeError: logits are not floating, targets not integer, or mask not boolean.
+      ValueError: shapes do not fit, a number is out of range, or the direction is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from atkd_jax import losses
+      >>> student, teacher = jnp.array([[1.0, 0.0, 0.5]]), jnp.array([[2.0, 1.0, 0.0]])
+      >>> targets, mask = jnp.array([0]), jnp.array([True])
+      >>> loss, _ = losses.decoupled_kd(
+      ...     student_logits=student, teacher_logits=teacher, targets=targets, mask=mask, diversity_weight=2.0
+      ... )
+      >>> print(f"{loss:.4f}")
+      0.5663
+
+    Reference:
+      Zhao et al., Decoupled Knowledge Distillation, arXiv 2203.08679, equation 7.
+    """
+    validation.choice("decoupled_kd", "direction", direction, DIRECTIONS)
+    target_weight = validation.weight("decoupled_kd", "target_weight", target_weight)
+    diversity_weight = validation.weight("decoupled_kd", "diversity_weight", diversity_weight)
+    terms, mask = _counted_terms("decoupled_kd", student_logits, teacher_logits, targets, mask, temperature, direction)
+    dtype = terms.target_kd.dtype
+    share = mask.astype(dtype) / jnp.maximum(jnp.sum(mask), 1).astype(dtype)
+    loss = _weighted_sum(terms, jnp.asarray(target_weight, dtype) * share, jnp.asarray(diversity_weight, dtype) * share)
+    diagnostics = {
+        "counted_tokens": jnp.sum(mask).astype(jnp.float32),
+        "uncertainty_mean": _mean(jnp.exp(terms.teacher_log_uncertainty), mask),
+        "target_kd_mean": _mean(terms.target_kd, mask),
+        "diversity_kd_mean": _mean(terms.diversity_kd, mask),
+    }
+    return loss, diagnostics
+
+
+def atkd_diagnostics(*, terms: DecoupledTerms, hard: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+    """Returns what to watch while training with ATKD: the share of easy tokens, and the terms' mean in each group.
+
+    Args:
+      terms: as from `decoupled_terms`, of all tokens that were gated together.
+      hard: bool `[...]`, as from `hard_token_mask`.
+      mask: bool `[...]`, True where a token counts.
+
+    Returns:
+      A dict of scalars: `counted_tokens`, `easy_share`, `uncertainty_mean`, `target_kd_hard`, `target_kd_easy`,
+      `diversity_kd_hard` and `diversity_kd_easy`. A mean over no token is 0.
+
+    Gradient:
+      Ordinary; objectives do not use it.
+
+    Raises:
+      TypeError: `hard` or `mask` is not boolean.
+      ValueError: the shapes differ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from atkd_jax import losses
+      >>> logits, targets = jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.array([0, 0])
+      >>> terms = losses.decoupled_terms(student_logits=logits, teacher_logits=logits, targets=targets)
+      >>> hard, mask = jnp.array([False, True]), jnp.array([True, True])
+      >>> diagnostics = losses.atkd_diagnostics(terms=terms, hard=hard, mask=mask)
+      >>> print(f"{diagnostics['easy_share']:.2f} {diagnostics['uncertainty_mean']:.4f}")
+      0.50 0.4251
+    """
+    shape = terms.target_kd.shape
+    mask = validation.boolean("atkd_diagnostics", "mask", mask, shape)
+    hard = validation.boolean("atkd_diagnostics", "hard", hard, shape) & mask
+    easy = mask & ~hard
+    return {
+        "counted_tokens": jnp.sum(mask).astype(jnp.float32),
+        "easy_share": _mean(easy.astype(jnp.float32), mask),
+        "uncertainty_mean": _mean(jnp.exp(terms.teacher_log_uncertainty), mask),
+        "target_kd_hard": _mean(terms.target_kd, hard),
+        "target_kd_easy": _mean(terms.target_kd, easy),
+        "diversity_kd_hard": _mean(terms.diversity_kd, hard),
+        "diversity_kd_easy": _mean(terms.diversity_kd, easy),
+    }
+
+
+def _counted_terms(function, student_logits, teacher_logits, targets, mask, temperature, direction):
+    """Returns the terms of a batch whose uncounted positions have been made harmless, and the mask."""
+    student, teacher = validation.floating(function, student_logits=student_logits, teacher_logits=teacher_logits)
+    targets = validation.integers(function, "targets", targets, student.shape[:-1])
+    mask = validation.boolean(function, "mask", mask, student.shape[:-1])
+    student, teacher = validation.scaled(function, temperature, student, teacher)
+    terms = decoupled_terms(
+        student_logits=jnp.where(mask[..., None], student, 0),
+        teacher_logits=jnp.where(mask[..., None], teacher, 0),
+        targets=jnp.where(mask, targets, 0),
+        direction=direction,
+    )
+    return terms, mask
+
+
+def _weighted_sum(terms: DecoupledTerms, target_weight: jax.Array, diversity_weight: jax.Array) -> jax.Array:
+    def products(weight, values):
+        # A weight of 0 drops the term, also where the term is inf.
+        return jnp.where(weight > 0, weight.astype(values.dtype) * values, 0)
+
+    return jnp.sum(products(target_weight, terms.target_kd) + products(diversity_weight, terms.diversity_kd))
+
+
+def _mean(values: jax.Array, group: jax.Array) -> jax.Array:
+    count = jnp.maximum(jnp.sum(group), 1).astype(values.dtype)
+    return jnp.sum(jnp.where(group, values, 0)) / count
