@@ -161,7 +161,10 @@ def _unknown_option(words: Sequence[str], options_class: type[Options], verb: st
 
 def _plain(box: str) -> str:
     """tyro's message, taken out of its frame, on one line."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    text = "\n".join(line for line in text.splitlines() if not line.startswith("╭"))
-    text = " ".join(re.sub("[│╰╯─]", " ", text).partition("For full helptext")[0].split())
-    return text.removesuffix(" Expected 1 values.")
+    text = re.sub(r"\x1b\[[0-9;]*m", "", box).strip()
+    # Its first line is a title. A rule of dashes ends the message, and begins it where the stream takes ASCII alone.
+    _, _, inside = text.partition("\n")
+    parts = [" ".join(re.sub("[│|]", " ", part).split()) for part in re.split(r"[─-]{5,}", inside)]
+    message = next((part for part in parts if part), "")
+    missing = re.match(r"Missing value for argument '([^']+)'", message)
+    return f"{missing[1]} needs a value." if missing else message

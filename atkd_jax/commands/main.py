@@ -1,4 +1,4 @@
-"""The table of verbs, and the way from the words of a command line to an exit code."""
+"""From the words of a command line to an exit code."""
 
 from __future__ import annotations
 
@@ -10,16 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from atkd_jax import config_fields
 from atkd_jax.commands.command_line import parse_options
+from atkd_jax.commands.verbs import VERBS
 from atkd_jax.errors import InputError
-
-# A verb is a module of this package by the same name.
-VERBS = {
-    "fetch": "Bring a model into the cache, as a Hugging Face directory.",
-    "train": "Distil the teacher into the student; the same command goes on after a stop.",
-    "evaluate": "Measure teacher, student before and student after on held-out examples.",
-    "generate": "Answer a prompt with the run's student, or with its teacher.",
-    "export": "Write the run's student as a Hugging Face directory.",
-}
 
 INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
 BAD_INPUT = 2
@@ -63,13 +55,13 @@ def _run(words: Sequence[str]) -> None:
         near = config_fields.nearest(verb, VERBS)
         hint = f"the nearest is {near}" if near else f"the verbs are {', '.join(VERBS)}"
         raise InputError(f"launch.py: unknown verb {verb}; {hint}.")
-    module = importlib.import_module(f"atkd_jax.commands.{verb}")
-    module.run(parse_options(verb, module.Options, rest, summary=VERBS[verb]))
+    options = parse_options(verb, VERBS[verb].options, rest, summary=VERBS[verb].summary)
+    importlib.import_module(f"atkd_jax.commands.{verb}").run(options)
 
 
 def _overview() -> str:
     width = max(map(len, VERBS))
-    lines = [f"  {verb:<{width}}  {summary}" for verb, summary in VERBS.items()]
+    lines = [f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items()]
     return "\n".join(
         [
             "usage: launch.py VERB [--config configs/X.yaml] [--group.key value ...]",

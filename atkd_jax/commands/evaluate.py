@@ -1,0 +1,138 @@
+"""`launch.py evaluate`: teacher, student before and student after on held-out examples, in one table."""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from atkd_jax.commands.progress_line import progress_line
+from atkd_jax.commands.run_directory import write_json
+from atkd_jax.commands.student import read_trained_student
+from atkd_jax.commands.verbs import EvaluateOptions
+from atkd_jax.config import Config
+from atkd_jax.data import EvaluationBatches, Examples, evaluation_batches, first_examples, open_source
+from atkd_jax.evaluation import Report, Sample, measure, render_table, sample_answers
+from atkd_jax.models import Decoder
+from atkd_jax.sharding import make_mesh
+from atkd_jax.teachers import LoadedTeacher, load_teacher
+from atkd_jax.training.student import build_student
+
+
+def run(options: EvaluateOptions) -> None:
+    """Measures, prints the table and the samples, and keeps both in the run directory as evaluation.json."""
+    config = options.settings
+    console = Console()
+    began = time.monotonic()
+    teacher = load_teacher(config.teacher, cache_dir=config.cache_dir, report=console.print)
+    students, step = _students(config, teacher, with_run=options.run)
+    examples = first_examples(
+        open_source(
+            config.data.source, split=config.evaluation.split, cache_dir=config.cache_dir, report=console.print
+        ),
+        config.evaluation.max_examples,
+    )
+    batches = _batches(config, examples, teacher.tokenizer)
+    report = _measure(config, teacher, students, batches, console)
+    samples = sample_answers(
+        {"teacher": teacher.model, **students},
+        first_examples(examples, config.evaluation.samples),
+        teacher.tokenizer,
+        template=config.data.template,
+        max_new_tokens=config.evaluation.sample_tokens,
+    )
+    counts = batches.counts
+    console.print(render_table(report, title=f"{config.data.source}, {config.evaluation.split}"))
+    if counts.truncated or counts.dropped:
+        console.print(
+            f"{counts.truncated:,} examples lost their end and {counts.dropped:,} were left out: data.overlong"
+        )
+    _print_samples(console, samples)
+    facts = {
+        "source": config.data.source,
+        "split": config.evaluation.split,
+        "examples": counts.examples,
+        "truncated_examples": counts.truncated,
+        "dropped_examples": counts.dropped,
+        "checkpoint_step": step,
+        "seconds": round(time.monotonic() - began, 3),
+    }
+    _keep(config, facts, report, samples, console)
+
+
+def _students(config: Config, teacher: LoadedTeacher, *, with_run: bool) -> tuple[dict[str, Decoder], int | None]:
+    """The student before training, and the trained one with the step that it has reached."""
+    # A run that is not there is found out first, before the minutes that the rest takes.
+    trained = read_trained_student(config, teacher=teacher.model.config) if with_run else None
+    before = build_student(
+        config.student,
+        teacher=teacher.model,
+        dtype=jnp.dtype(config.training.dtype),
+        remat="none",
+        seed=config.seed,
+    )
+    if trained is None:
+        return {"student before": before}, None
+    after, step = trained
+    return {"student before": before, "student after": after}, step
+
+
+def _batches(config: Config, examples: Examples, tokenizer: Any) -> EvaluationBatches:
+    return evaluation_batches(
+        examples,
+        tokenizer,
+        template=config.data.template,
+        sequence_length=config.data.sequence_length,
+        batch_size=config.evaluation.batch_size,
+        packing=config.data.packing,
+        overlong=config.data.overlong,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def _measure(
+    config: Config,
+    teacher: LoadedTeacher,
+    students: Mapping[str, Decoder],
+    batches: EvaluationBatches,
+    console: Console,
+) -> Report:
+    held = list(batches)
+    with progress_line(console, "evaluating", total=len(held)) as on_batch:
+        return measure(
+            teacher.model,
+            students,
+            held,
+            vocab_size=len(teacher.tokenizer),
+            mesh=make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor),
+            on_batch=on_batch,
+        )
+
+
+def _print_samples(console: Console, samples: Sequence[Sample]) -> None:
+    def show(title: str, text: str) -> None:
+        console.print(Panel(Text(text or "(nothing)"), title=title, title_align="left"))
+
+    for sample in samples:
+        show("prompt", sample.prompt)
+        show("response in the data", sample.response)
+        for name, text in sample.answers.items():
+            show(name, text)
+
+
+def _keep(
+    config: Config, facts: Mapping[str, object], report: Report, samples: Sequence[Sample], console: Console
+) -> None:
+    if jax.process_index() != 0:
+        return
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    path = config.run_dir / "evaluation.json"
+    texts = {"samples": [dataclasses.asdict(sample) for sample in samples]}
+    write_json(path, {**facts, **report.to_json(), **texts})
+    console.print(f"Kept in {path}", highlight=False, soft_wrap=True)

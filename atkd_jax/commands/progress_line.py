@@ -1,0 +1,44 @@
+"""How far a count has come: a live line on a terminal, a plain one now and then elsewhere."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+@contextlib.contextmanager
+def progress_line(
+    console: Console,
+    title: str,
+    *,
+    total: int,
+    seconds_between_lines: float = 10.0,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Callable[[int], None]]:
+    """Gives the function that is told how many are done.
+
+    Args:
+        console: Where the line goes.
+        title: What is being done.
+        total: How many there are.
+        seconds_between_lines: Where the console is no terminal, a line is printed no more often than this; and one when
+            all are done.
+        clock: Gives seconds.
+    """
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as progress:
+            task = progress.add_task(title, total=total)
+            yield lambda done: progress.update(task, completed=done)
+        return
+    last = clock()
+
+    def plain(done: int) -> None:
+        nonlocal last
+        if clock() - last >= seconds_between_lines or done == total:
+            last = clock()
+            console.print(f"{title}: {done} of {total}", highlight=False)
+
+    yield plain

@@ -1,0 +1,88 @@
+"""What each model answers, for a person to read beside the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from flax import nnx
+
+from atkd_jax.data import Examples, Template
+from atkd_jax.data.templates import TemplateName
+from atkd_jax.generation import generate
+from atkd_jax.models import Decoder
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt, the data's own response and each model's answer, as text."""
+
+    prompt: str
+    response: str
+    answers: Mapping[str, str]
+
+
+def sample_answers(
+    models: Mapping[str, Decoder],
+    examples: Examples,
+    tokenizer: Any,
+    *,
+    template: TemplateName,
+    max_new_tokens: int,
+) -> list[Sample]:
+    """Each model's likeliest continuation, token by token, of every example's prompt.
+
+    Args:
+        models: By name.
+        examples: Whose prompts are answered.
+        tokenizer: The models' own.
+        template: How a prompt becomes tokens, and which tokens end an answer.
+        max_new_tokens: The longest answer.
+
+    Returns:
+        A sample per example, in order. The answers hold no special tokens.
+    """
+    prompts = [example.prompt for example in examples]
+    answers = {
+        name: answer(model, prompts, tokenizer, template=template, max_new_tokens=max_new_tokens)
+        for name, model in models.items()
+    }
+    return [
+        Sample(example.prompt, example.response, {name: texts[number] for name, texts in answers.items()})
+        for number, example in enumerate(examples)
+    ]
+
+
+def answer(
+    model: Decoder,
+    prompts: Sequence[str],
+    tokenizer: Any,
+    *,
+    template: TemplateName,
+    max_new_tokens: int,
+    **sampling: Any,
+) -> list[str]:
+    """A model's answers as text without special tokens; the likeliest token each time unless `sampling` says more.
+
+    Args:
+        model: Who answers.
+        prompts: What is asked.
+        tokenizer: The model's own.
+        template: How a prompt becomes tokens, and which tokens end an answer.
+        max_new_tokens: The longest answer.
+        **sampling: `temperature`, `top_k`, `top_p` and `key` of `atkd_jax.generation.generate`.
+    """
+    if not prompts:
+        return []
+    form = Template(template, tokenizer)
+    answers = generate(
+        *nnx.split(model),
+        [form.prompt_ids(prompt) for prompt in prompts],
+        max_new_tokens=max_new_tokens,
+        eos_ids=form.stop_ids,
+        pad_id=form.padding_id,
+        **({"temperature": 0.0, "key": jax.random.key(0)} | sampling),
+    )
+    return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
