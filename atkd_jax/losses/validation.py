@@ -128,9 +128,7 @@ def scaled(function: str, temperature, *logits: jax.Array) -> list[jax.Array]:
         raise ValueError(
             f"{function}: temperature must be positive and finite, got {temperature}; 1.0 leaves the logits as they are"
         )
-    dtype = jnp.float32
-    for array in logits:
-        dtype = jnp.promote_types(dtype, array.dtype)
+    dtype = jnp.float64 if any(array.dtype == jnp.float64 for array in logits) else jnp.float32
     converted = [array.astype(dtype) for array in logits]
     if isinstance(temperature, Real) and temperature == 1:
         return converted

@@ -63,14 +63,14 @@ def atkd(
     Example:
       >>> import jax.numpy as jnp
       >>> from atkd_jax import losses
-      >>> student = jnp.array([[1.0, 0.0, 0.5], [0.0, 0.0, 0.0]])
-      >>> teacher = jnp.array([[2.0, 1.0, 0.0], [3.0, 1.0, 0.0]])
-      >>> targets, mask = jnp.array([0, 0]), jnp.array([True, True])
+      >>> student = jnp.array([[1.0, 0.0, 0.5], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+      >>> teacher = jnp.array([[2.0, 1.0, 0.0], [3.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
+      >>> targets, mask = jnp.array([0, 0, 2]), jnp.array([True, True, True])
       >>> loss, diagnostics = losses.atkd(
       ...     student_logits=student, teacher_logits=teacher, targets=targets, mask=mask
       ... )
       >>> print(f"{loss:.4f} {diagnostics['easy_share']:.2f}")
-      0.2693 0.50
+      0.2044 0.33
 
     Reference:
       Zhong et al., Revisiting Knowledge Distillation for Autoregressive Language Models, arXiv 2402.11890, section 3.
