@@ -1,0 +1,27 @@
+"""Prompts and responses from TFDS and JSONL, as tokens in packed batches.
+
+`open_source` gives examples by number, `training_batches` and `evaluation_batches` make arrays of them, and
+`render_prompt` gives the ids after which a model answers.
+"""
+
+from atkd_jax.data.counts import Counts
+from atkd_jax.data.evaluation_batches import EvaluationBatches, evaluation_batches
+from atkd_jax.data.examples import Example, Examples, first_examples
+from atkd_jax.data.sources import open_source
+from atkd_jax.data.templates import Template, render_prompt
+from atkd_jax.data.training_batches import TrainingBatches, merge_states, training_batches
+
+__all__ = [
+    "Counts",
+    "EvaluationBatches",
+    "Example",
+    "Examples",
+    "Template",
+    "TrainingBatches",
+    "evaluation_batches",
+    "first_examples",
+    "merge_states",
+    "open_source",
+    "render_prompt",
+    "training_batches",
+]

@@ -1,0 +1,69 @@
+"""Examples in a file of JSON lines, read one line at a time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from atkd_jax.data.examples import Example, example_from_record, require_not_empty
+from atkd_jax.data.splits import split_range
+from atkd_jax.errors import InputError
+
+
+class JsonLines:
+    """The examples of a JSONL file, by number.
+
+    Opening reads the file once, checks every line and keeps where it starts (8 bytes a line); `[i]` then reads that
+    line alone. Blank lines are skipped. Any number of threads may read, and an instance can be pickled.
+
+    Args:
+        path: the file. Each line is a JSON object with the keys of `example_from_record`, in UTF-8.
+        split: `train`, the one split of a file, or a slice of it such as `train[:90%]`.
+
+    Raises:
+        InputError: no such file, a line that is no JSON object or lacks the keys (with its number), or no examples.
+    """
+
+    def __init__(self, path: Path, *, split: str = "train"):
+        self._path = path
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "does not exist"
+            raise InputError(f"The data file {path} {what}: give the path of a JSONL file.")
+        starts = []
+        start = 0
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    _parse(line, where=f"{path} line {number}")
+                    starts.append(start)
+                start += len(line)
+        require_not_empty(starts, where=f"The data file {path}")
+        _, kept = split_range(split, {"train": len(starts)}, source=str(path))
+        require_not_empty(kept, where=f"The split {split!r} of {path}")
+        self._starts = np.asarray(starts, np.int64)[kept.start : kept.stop]
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: int) -> Example:
+        start = int(self._starts[index])
+        with self._path.open("rb") as file:
+            file.seek(start)
+            return _parse(file.readline(), where=f"{self._path} at byte {start} (it changed after it was opened)")
+
+    def __repr__(self) -> str:
+        return f"JsonLines({str(self._path)!r}, {len(self)} examples)"
+
+
+def _parse(line: bytes, *, where: str) -> Example:
+    try:
+        record = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where} is not UTF-8 ({error.reason}): save the file as UTF-8.") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where} is no JSON ({error.msg}): each line must be one JSON object.") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{where} is a JSON {type(record).__name__}, but each line must be one JSON object.")
+    return example_from_record(record, where=where)

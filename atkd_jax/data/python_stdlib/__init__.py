@@ -1,0 +1,1 @@
+"""The interpreter's own standard library as a data set of prompts and responses."""

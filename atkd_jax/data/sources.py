@@ -1,0 +1,29 @@
+"""Opens a data set by the one string that a config gives for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from atkd_jax.data.examples import Examples
+from atkd_jax.data.jsonl import JsonLines
+from atkd_jax.data.tfds_examples import open_tfds
+
+
+def open_source(source: str, *, split: str, cache_dir: Path | str, report: Callable[[str], None] = print) -> Examples:
+    """Returns the examples of a split, to be read by number.
+
+    Args:
+        source: the path of a JSONL file (whatever ends in `.jsonl` or `.json`, starts with `.`, `/` or `~`, or is
+            there as a file); else a TFDS name, `python_stdlib` among them.
+        split: a split, or a slice of it such as `train[:90%]`. A file has the split `train` only.
+        cache_dir: where data sets are prepared; `~` stands for the home folder.
+        report: is given one line when a data set was prepared.
+
+    Raises:
+        InputError: no such file, data set or split; a line that is no JSON or lacks the keys; no examples.
+    """
+    path = Path(source).expanduser()
+    if path.suffix in (".jsonl", ".json") or source.startswith((".", "/", "~")) or path.is_file():
+        return JsonLines(path, split=split)
+    return open_tfds(source, split=split, cache_dir=Path(cache_dir).expanduser(), report=report)
