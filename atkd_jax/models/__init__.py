@@ -3,5 +3,18 @@
 from atkd_jax.models.cache import KVCache
 from atkd_jax.models.config import DecoderConfig, Llama3RopeScaling
 from atkd_jax.models.decoder import Decoder
+from atkd_jax.models.logical_axes import logical_axes
+from atkd_jax.models.pruning import evenly_spaced_layers, prune_layers
+from atkd_jax.models.sizes import SIZES, sized_config
 
-__all__ = ["Decoder", "DecoderConfig", "KVCache", "Llama3RopeScaling"]
+__all__ = [
+    "SIZES",
+    "Decoder",
+    "DecoderConfig",
+    "KVCache",
+    "Llama3RopeScaling",
+    "evenly_spaced_layers",
+    "logical_axes",
+    "prune_layers",
+    "sized_config",
+]

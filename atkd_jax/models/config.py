@@ -60,7 +60,7 @@ class DecoderConfig:
         for name in sizes:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"model config: {name} must be a whole number of at least 1, got {value!r}; correct it.")
+                raise InputError(f"model config: {name} must be a whole number from 1 on, got {value!r}; correct it.")
         if self.num_heads % self.num_kv_heads:
             raise InputError(
                 f"model config: num_heads must be a multiple of num_kv_heads, got {self.num_heads} and "

@@ -48,6 +48,7 @@ class DecoderLayer(nnx.Module):
         )
 
     def __call__(self, x: jax.Array, mask: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
+        """Return the residual stream [B, T, width] after this layer."""
         normed = self.attention_norm(x)
         x = x + self.attention.attend(normed, *self.attention.keys_values(normed, angles), mask, angles)
         return x + self.mlp(self.mlp_norm(x))
@@ -88,7 +89,7 @@ class Decoder(nnx.Module):
             raise ValueError(f"Decoder: remat must be 'none', 'full' or 'dots', got {remat!r}; choose one of them.")
         self.config = config
         self.dtype = dtype
-        self.remat = remat
+        self.remat: Remat = remat
         embedding = _INIT_STDDEV * jax.random.normal(rngs.params(), (config.vocab_size, config.width), jnp.float32)
         self.embedding = nnx.Param(embedding.astype(param_dtype))
         self.layers = DecoderLayer(config, rngs=rngs, param_dtype=param_dtype)
@@ -126,9 +127,7 @@ class Decoder(nnx.Module):
         if segment_ids is None:
             segment_ids = jnp.ones_like(tokens)
         slots = jnp.arange(tokens.shape[1])
-        mask = attention_mask(
-            query_segments=segment_ids, key_segments=segment_ids, query_slots=slots, key_slots=slots
-        )
+        mask = attention_mask(query_segments=segment_ids, key_segments=segment_ids, query_slots=slots, key_slots=slots)
         angles = rotary_angles(self.config, positions)
         graphdef, stacked = nnx.split(self.layers)
 

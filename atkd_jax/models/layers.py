@@ -22,6 +22,7 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones((*stack, width), param_dtype))
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Return the normalised `x` [..., width] in its dtype."""
         wide = x.astype(jnp.float32)
         inverse_rms = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
         scale = self.scale[...].astype(jnp.float32)
@@ -49,6 +50,7 @@ class Linear(nnx.Module):
         self.kernel = nnx.Param(kernel.astype(param_dtype))
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Return [..., *outputs] of `x` [..., *inputs]."""
         kernel = self.kernel[...].astype(x.dtype)
         x_axes = tuple(range(x.ndim - self.num_inputs, x.ndim))
         return jax.lax.dot_general(x, kernel, ((x_axes, tuple(range(self.num_inputs))), ((), ())))
@@ -66,4 +68,5 @@ class GatedMLP(nnx.Module):
         self.down = Linear((mlp_width,), (width,), rngs=rngs, stddev=down_stddev, **kinds)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Return [..., width] of `x` [..., width]."""
         return self.down(ACTIVATIONS[self.activation](self.gate(x)) * self.up(x))

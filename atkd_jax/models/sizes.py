@@ -1,0 +1,49 @@
+"""Shapes for students that start from random weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+
+from atkd_jax.errors import InputError
+from atkd_jax.models.config import DecoderConfig
+
+
+def _shape(
+    width: int, num_layers: int, num_heads: int, num_kv_heads: int, head_dim: int, mlp_width: int
+) -> dict[str, int]:
+    return {
+        "width": width,
+        "num_layers": num_layers,
+        "num_heads": num_heads,
+        "num_kv_heads": num_kv_heads,
+        "head_dim": head_dim,
+        "mlp_width": mlp_width,
+    }
+
+
+# The names up to 30m count the parameters of the layers, because a vocabulary of usual size would outweigh them.
+# The last three are the published shapes of SmolLM2, whose names count the embedding too.
+SIZES: dict[str, dict[str, int]] = {
+    "0.3m": _shape(64, 6, 4, 2, 16, 192),
+    "1m": _shape(128, 5, 4, 2, 32, 384),
+    "3m": _shape(192, 8, 6, 2, 32, 512),
+    "10m": _shape(320, 9, 10, 2, 32, 896),
+    "30m": _shape(512, 10, 8, 4, 64, 1408),
+    "135m": _shape(576, 30, 9, 3, 64, 1536),
+    "360m": _shape(960, 32, 15, 5, 64, 2560),
+    "1.7b": _shape(2048, 24, 32, 32, 64, 8192),
+}
+
+
+def sized_config(name: str, *, like: DecoderConfig) -> DecoderConfig:
+    """Return a config with the shape called `name` and everything else, the vocabulary above all, taken from `like`.
+
+    Raises:
+        InputError: where the table has no such name.
+    """
+    if name.lower() not in SIZES:
+        nearest = difflib.get_close_matches(name.lower(), SIZES, n=1)
+        hint = f" did you mean {nearest[0]}?" if nearest else " choose one of them."
+        raise InputError(f"student.size: must be one of {', '.join(SIZES)}, got {name!r};{hint}")
+    return dataclasses.replace(like, **SIZES[name.lower()])
