@@ -10,13 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
+from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from atkd_jax.errors import InputError
 from atkd_jax.interop.tensor_files import list_tensors, read_json
@@ -53,7 +48,11 @@ def hub_answers() -> bool:
 def find_in_hub_cache(hub_id: str) -> Path | None:
     """Return the directory of a model that was downloaded before into the machine's own hub cache, or None."""
     try:
-        directory = Path(snapshot_download(hub_id, local_files_only=True))
+        directory = Path(
+            snapshot_download(
+                hub_id, local_files_only=True, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED)
+            )
+        )
         read_json(directory / "config.json")
         list_tensors(directory)
     except (LocalEntryNotFoundError, OSError, ValueError):
@@ -63,8 +62,11 @@ def find_in_hub_cache(hub_id: str) -> Path | None:
 
 def _download(hub_id: str, partial: Path) -> None:
     try:
+        # By its commit: asked for by a branch, what is there of an interrupted download would pass for the whole.
+        commit = HfApi(endpoint=constants.ENDPOINT).model_info(hub_id).sha
         snapshot_download(
             hub_id,
+            revision=commit,
             local_dir=partial,
             allow_patterns=list(_WANTED),
             ignore_patterns=list(_UNWANTED),
@@ -79,7 +81,8 @@ def _download(hub_id: str, partial: Path) -> None:
         raise InputError(
             f"{hub_id} is no public model at {constants.ENDPOINT}; correct the name, or set HF_TOKEN if it is private."
         ) from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    # The errors of the hub's client, of its HTTP library and of the disk have no class in common.
+    except Exception as error:
         raise InputError(
             f"{hub_id} could not be downloaded from {constants.ENDPOINT} ({error}); run the same again, and what has "
             "come so far is kept."

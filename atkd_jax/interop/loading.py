@@ -84,11 +84,11 @@ def _assemble(
     weight: Weight, config: DecoderConfig, stored: dict[str, StoredTensor], shape: tuple[int, ...], dtype: np.dtype
 ) -> np.ndarray:
     """Return one parameter, its layers read one after the other into their place."""
-    layer_shape = shape[1:] if weight.is_stacked else shape
+    if not weight.is_stacked:
+        return weight.layout.to_param(read_tensor(weight.name, stored[weight.name]), shape).astype(dtype, copy=False)
     param = np.empty(shape, dtype)
     for layer, name in enumerate(weight.names(config)):
-        target = param[layer] if weight.is_stacked else param
-        target[...] = weight.layout.to_param(read_tensor(name, stored[name]), layer_shape)
+        param[layer] = weight.layout.to_param(read_tensor(name, stored[name]), shape[1:])
     return param
 
 
@@ -128,6 +128,7 @@ def load_model(
     if slots.keys() != weights.keys():
         raise TypeError(f"The table of {family.name} and the decoder differ in {slots.keys() ^ weights.keys()}.")
     for path, slot in slots.items():
-        array = _assemble(weights[path], config, stored, slot.get_value().shape, np.dtype(slot.get_value().dtype))
-        slot.set_value(place(path, array))
+        shape, kind = slot.get_value().shape, np.dtype(slot.get_value().dtype)
+        # The host's array has no name here and its transfer is waited for, so that it is gone before the next is read.
+        slot.set_value(jax.block_until_ready(place(path, _assemble(weights[path], config, stored, shape, kind))))
     return nnx.merge(graphdef, params)

@@ -39,6 +39,14 @@ def _split(tensors: Sequence[PlannedTensor], itemsize: int, max_shard_bytes: int
     return shards
 
 
+def _made(tensor: PlannedTensor, dtype: np.dtype) -> np.ndarray:
+    # Never bound to a name where it is written, so that it is gone before the next one is made.
+    array = np.ascontiguousarray(tensor.make().astype(dtype, copy=False))
+    if array.shape != tensor.shape:
+        raise ValueError(f"{tensor.name} was planned as {tensor.shape} but made as {array.shape}.")
+    return array
+
+
 def _write_file(file: Path, tensors: Sequence[PlannedTensor], dtype: np.dtype) -> None:
     """Write one file: the header's length in eight bytes, the header, then the tensors' bytes end to end."""
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
@@ -52,10 +60,7 @@ def _write_file(file: Path, tensors: Sequence[PlannedTensor], dtype: np.dtype) -
         stream.write(len(encoded).to_bytes(8, "little"))
         stream.write(encoded)
         for tensor in tensors:
-            array = np.ascontiguousarray(tensor.make().astype(dtype, copy=False))
-            if array.shape != tensor.shape:
-                raise ValueError(f"{tensor.name} was planned as {tensor.shape} but made as {array.shape}.")
-            stream.write(array.view(np.uint8).data)
+            stream.write(_made(tensor, dtype).view(np.uint8).data)
 
 
 def write_tensors(directory: Path, tensors: Sequence[PlannedTensor], *, dtype: np.dtype, max_shard_bytes: int) -> None:

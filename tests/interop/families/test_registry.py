@@ -1,0 +1,32 @@
+import pytest
+
+from atkd_jax.errors import InputError
+from atkd_jax.interop.families import FAMILIES, family_for_gguf, family_of_config, family_of_json
+from atkd_jax.interop.families.llama import LLAMA
+from atkd_jax.models import DecoderConfig
+
+CONFIG = DecoderConfig(vocab_size=8, width=4, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=4, mlp_width=4)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_every_family_is_found_by_its_names(family):
+    assert family_of_json({"model_type": family.name}) is family
+    if family.gguf_architecture:
+        assert family_for_gguf(family.gguf_architecture) is family
+
+
+def test_a_config_finds_the_family_that_can_say_it():
+    assert family_of_config(CONFIG) is LLAMA
+
+
+def test_an_unknown_family_is_refused_with_those_known():
+    with pytest.raises(InputError, match=r"must have a model_type among llama.*, but has 'rwkv'"):
+        family_of_json({"model_type": "rwkv"})
+    with pytest.raises(InputError, match=r"must have an architecture among llama.*, but has 'rwkv'"):
+        family_for_gguf("rwkv")
+
+
+def test_a_config_that_no_family_can_say_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("atkd_jax.interop.families.registry.FAMILIES", ())
+    with pytest.raises(InputError, match=r"No family among .* can express DecoderConfig"):
+        family_of_config(CONFIG)
