@@ -78,7 +78,14 @@ def atkd(student, teacher, targets, mask, *, hard_fraction=0.5, easy_weight=0.2,
 @pytest.fixture(scope="session")
 def oracle():
     return SimpleNamespace(
-        softmax=softmax, kl=kl, divergence=divergence, target=target, rest=rest, decoupled=decoupled, hard=hard, atkd=atkd
+        softmax=softmax,
+        kl=kl,
+        divergence=divergence,
+        target=target,
+        rest=rest,
+        decoupled=decoupled,
+        hard=hard,
+        atkd=atkd,
     )
 
 
