@@ -41,7 +41,7 @@ def run(options: EvaluateOptions) -> None:
     report = _measure(config, teacher, students, batches, console)
     samples = sample_answers(
         {"teacher": teacher.model, **students},
-        first_examples(examples, config.evaluation.samples),
+        [examples[number] for number in range(min(config.evaluation.samples, len(examples)))],
         teacher.tokenizer,
         template=config.data.template,
         max_new_tokens=config.evaluation.sample_tokens,

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from atkd_jax.data import Examples, Template
+from atkd_jax.data import Example, Template
 from atkd_jax.data.templates import TemplateName
 from atkd_jax.generation import generate
 from atkd_jax.models import Decoder
@@ -26,7 +26,7 @@ class Sample:
 
 def sample_answers(
     models: Mapping[str, Decoder],
-    examples: Examples,
+    examples: Sequence[Example],
     tokenizer: Any,
     *,
     template: TemplateName,

@@ -30,9 +30,16 @@ def decoder(seed, *, width=16, num_layers=2, vocab_size=VOCAB):
     return nnx.merge(nnx.graphdef(model), jax.tree.map(lambda param: 8 * param, nnx.state(model)))
 
 
+def near(model, other):
+    graphdef, params = nnx.split(model)
+    mixed = jax.tree.map(lambda own, foreign: 0.8 * own + 0.2 * foreign, params, nnx.state(other))
+    return nnx.merge(graphdef, mixed)
+
+
 @functools.cache
 def models():
-    return decoder(0), {"student before": decoder(1, width=8), "student after": decoder(2, num_layers=1)}
+    teacher = decoder(0)
+    return teacher, {"student": near(teacher, decoder(2))}
 
 
 def some_examples(seed=0, count=7):
@@ -40,8 +47,9 @@ def some_examples(seed=0, count=7):
     draw = np.random.default_rng(seed)
     examples = []
     for _ in range(count):
-        length = int(draw.integers(3, 12))
-        prompt_length = int(draw.integers(1, length - 1))
+        # Few lengths, because the oracle compiles for each.
+        length = int(draw.choice([4, 11]))
+        prompt_length = int(draw.integers(1, length))
         examples.append((draw.integers(0, VOCAB, length), np.arange(length) >= prompt_length))
     return examples
 
@@ -71,13 +79,18 @@ def one_per_row(examples, *, length=12, rows_per_batch=4):
     return batched([[example] for example in examples], length=length, rows_per_batch=rows_per_batch)
 
 
+@nnx.jit
+def forward(model, tokens):
+    return model(tokens)
+
+
 def oracle(teacher, student, examples):
     """Cross-entropy, forward KL and agreement by NumPy in float64, one example at a time, unpadded."""
     found = []
     for tokens, counts in examples:
         log_probs = []
         for model in (student, teacher):
-            logits = np.asarray(model(jnp.asarray(tokens, jnp.int32)[None])[0], np.float64)
+            logits = np.asarray(forward(model, jnp.asarray(tokens, jnp.int32)[None])[0], np.float64)
             log_probs.append(logits - np.log(np.exp(logits).sum(-1, keepdims=True)))
         own, teachers = log_probs
         for place in range(len(tokens) - 1):
@@ -93,26 +106,26 @@ def as_row(scores):
 
 def test_it_agrees_with_numpy_in_float64():
     teacher, students = models()
+    students = {"student before": decoder(1, width=8, num_layers=1), **students}
     examples = some_examples()
     report = measure(teacher, students, one_per_row(examples))
-    assert list(report.scores) == ["teacher", "student before", "student after"]
+    assert list(report.scores) == ["teacher", "student before", "student"]
     for name, model in {"teacher": teacher, **students}.items():
         expected, count = oracle(teacher, model, examples)
         assert report.counted_tokens == count
         np.testing.assert_allclose(as_row(report.scores[name]), expected, rtol=2e-5, atol=1e-6)
-    assert 0 < report.scores["student after"].agreement < 1
+    assert 0 < report.scores["student"].agreement < 1
 
 
 @pytest.mark.parametrize(
     "cut",
     [
         lambda examples: one_per_row(examples, rows_per_batch=1),
-        lambda examples: one_per_row(examples, rows_per_batch=7),
         lambda examples: one_per_row(examples, length=40),
         lambda examples: batched([examples[:3], examples[3:5], examples[5:]], length=36, rows_per_batch=2),
         lambda examples: batched([examples], length=90, rows_per_batch=3),
     ],
-    ids=["one row", "one batch", "much padding", "packed", "all in one row"],
+    ids=["one row", "much padding", "packed", "all in one row"],
 )
 def test_the_numbers_do_not_depend_on_how_the_data_is_cut(cut):
     teacher, students = models()
@@ -124,7 +137,7 @@ def test_the_numbers_do_not_depend_on_how_the_data_is_cut(cut):
         np.testing.assert_allclose(as_row(other.scores[name]), as_row(plain.scores[name]), rtol=1e-5)
 
 
-@pytest.mark.parametrize("chunk_tokens", [1, 5, 4096])
+@pytest.mark.parametrize("chunk_tokens", [1, 4096])
 def test_the_numbers_do_not_depend_on_the_chunk(chunk_tokens):
     teacher, students = models()
     batches = one_per_row(some_examples())
@@ -134,7 +147,7 @@ def test_the_numbers_do_not_depend_on_the_chunk(chunk_tokens):
         np.testing.assert_allclose(as_row(report.scores[name]), as_row(expected.scores[name]), rtol=1e-6)
 
 
-@pytest.mark.parametrize("axes", [{}, {"fsdp": 2, "tensor": 2}, {"fsdp": 8}])
+@pytest.mark.parametrize("axes", [{"fsdp": 2, "tensor": 2}, {"fsdp": 8}])
 def test_the_numbers_do_not_depend_on_the_mesh(axes):
     teacher, students = models()
     batches = one_per_row(some_examples(), rows_per_batch=3)

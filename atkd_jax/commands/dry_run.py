@@ -1,0 +1,182 @@
+"""`launch.py train --dry-run`: what a run would be, from shapes alone; no weight is read and nothing is compiled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh, Sharding
+from rich.console import Console
+from rich.table import Table
+
+from atkd_jax.commands.student import abstract_decoder, student_shape
+from atkd_jax.config import Config
+from atkd_jax.config_file import dump_config
+from atkd_jax.interop import fetch_model, read_config
+from atkd_jax.models import DecoderConfig, logical_axes
+from atkd_jax.sharding import make_mesh, parameter_shardings, row_sharding
+from atkd_jax.training.optimizer import make_optimizer
+from atkd_jax.training.placement import state_shardings
+from atkd_jax.training.state import initial_state
+
+
+class Parameter(NamedTuple):
+    """One array of weights: its name, its shape, the mesh axis per dimension, and its part on each device."""
+
+    name: str
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    shard_shape: tuple[int, ...]
+
+
+class Memory(NamedTuple):
+    """Bytes of one kind of array, in all and on each device."""
+
+    what: str
+    total_bytes: int
+    device_bytes: int
+
+
+class Plan(NamedTuple):
+    """What a run would hold."""
+
+    teacher_parameters: int
+    student_parameters: int
+    student: list[Parameter]
+    memory: list[Memory]
+
+
+def print_dry_run(config: Config, *, console: Console) -> None:
+    """Prints the resolved config, parameter counts, shardings and memory.
+
+    The teacher's config.json is needed, so that a teacher that is not in the cache yet is fetched.
+    """
+    directory = fetch_model(config.teacher.model, cache_dir=config.cache_dir, report=console.print)
+    teacher = read_config(directory)
+    student = student_shape(config.student, teacher=teacher)
+    mesh = make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
+    plan = make_plan(config, mesh=mesh, teacher=teacher, student=student)
+    console.print(dump_config(config), highlight=False, soft_wrap=True)
+    console.print(f"mesh: {', '.join(f'{axis} {size}' for axis, size in mesh.shape.items())}", highlight=False)
+    console.print(_models_table(plan, teacher, student))
+    console.print(_shardings_table(plan.student))
+    console.print(_memory_table(plan.memory))
+    console.print("Nothing was started.")
+
+
+def make_plan(config: Config, *, mesh: Mesh, teacher: DecoderConfig, student: DecoderConfig) -> Plan:
+    """Counts parameters and bytes from shapes.
+
+    Args:
+        config: The run.
+        mesh: The devices that it would run on.
+        teacher: The teacher's shape.
+        student: The student's shape.
+
+    Returns:
+        The plan. Its memory is what a step holds for certain; the activations that the backward pass keeps come on top.
+    """
+    teacher_params = _abstract_params(teacher, config.teacher.dtype)
+    student_params = _abstract_params(student, "float32")
+    optimizer = make_optimizer(config.optimizer, steps=config.training.steps)
+    state = jax.eval_shape(lambda params: initial_state(params, optimizer=optimizer, seed=0), student_params)
+    shardings = state_shardings(student_params, mesh=mesh, optimizer=optimizer)
+    teacher_shardings = parameter_shardings(mesh, logical_axes(teacher_params), teacher_params)
+    memory = [
+        _memory("teacher's weights", teacher_params, teacher_shardings),
+        _memory("student's weights", student_params, shardings.params),
+        _memory("student's gradient", student_params, shardings.params),
+        _memory("optimizer's state", state.optimizer_state, shardings.optimizer_state),
+        *_step_memory(config, mesh, teacher=teacher, student=student),
+    ]
+    return Plan(_count(teacher_params), _count(student_params), _parameters(student_params, shardings.params), memory)
+
+
+def _step_memory(config: Config, mesh: Mesh, *, teacher: DecoderConfig, student: DecoderConfig) -> list[Memory]:
+    rows, length = config.training.batch_size, config.data.sequence_length
+    part = rows // config.training.microbatches
+    integers = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    mask = jax.ShapeDtypeStruct((rows, length), jnp.bool_)
+    hidden = jax.ShapeDtypeStruct((rows, length, teacher.width), jnp.dtype(config.teacher.dtype))
+    logits = [jax.ShapeDtypeStruct((part, length, model.vocab_size), jnp.float32) for model in (teacher, student)]
+    arrays = {
+        "batch": [integers, integers, integers, mask],
+        "teacher's hidden states": [hidden],
+        "both models' logits of a micro-batch": logits,
+    }
+    by_rows = row_sharding(mesh)
+    return [_memory(what, group, [by_rows] * len(group)) for what, group in arrays.items()]
+
+
+def _abstract_params(shape: DecoderConfig, param_dtype: str) -> Any:
+    return nnx.split(abstract_decoder(shape, dtype="float32", param_dtype=param_dtype))[1]
+
+
+def _count(params: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def _parameters(params: Any, shardings: Any) -> list[Parameter]:
+    found = []
+    named = jax.tree_util.tree_leaves_with_path(params)
+    for (path, leaf), sharding in zip(named, jax.tree.leaves(shardings), strict=True):
+        axes = tuple(str(axis or "-") for axis in sharding.spec)
+        name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+        found.append(Parameter(name, leaf.shape, axes, sharding.shard_shape(leaf.shape)))
+    return found
+
+
+def _memory(what: str, arrays: Any, shardings: Any) -> Memory:
+    leaves, places = jax.tree.leaves(arrays), jax.tree.leaves(shardings)
+    total = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    on_device = sum(
+        math.prod(_shard_shape(place, leaf.shape)) * leaf.dtype.itemsize
+        for leaf, place in zip(leaves, places, strict=True)
+    )
+    return Memory(what, total, on_device)
+
+
+def _shard_shape(sharding: Sharding, shape: Sequence[int]) -> tuple[int, ...]:
+    return sharding.shard_shape(tuple(shape))
+
+
+def _models_table(plan: Plan, teacher: DecoderConfig, student: DecoderConfig) -> Table:
+    table = Table("", "parameters", "layers", "width", "vocabulary", title="Models", title_justify="left")
+    for name, shape, count in (
+        ("teacher", teacher, plan.teacher_parameters),
+        ("student", student, plan.student_parameters),
+    ):
+        table.add_row(name, f"{count:,}", str(shape.num_layers), str(shape.width), f"{shape.vocab_size:,}")
+    return table
+
+
+def _shardings_table(parameters: Sequence[Parameter]) -> Table:
+    table = Table("", "shape", "mesh axes", "on a device", title="The student's weights", title_justify="left")
+    for own in parameters:
+        table.add_row(own.name, _times(own.shape), ", ".join(own.axes), _times(own.shard_shape))
+    return table
+
+
+def _memory_table(memory: Sequence[Memory]) -> Table:
+    caption = "without the activations that the backward pass keeps"
+    table = Table("", title="Memory", caption=caption, title_justify="left")
+    table.add_column("in all", justify="right")
+    table.add_column("on a device", justify="right")
+    for line in memory:
+        table.add_row(line.what, _mebibytes(line.total_bytes), _mebibytes(line.device_bytes))
+    table.add_section()
+    total = (sum(line.total_bytes for line in memory), sum(line.device_bytes for line in memory))
+    table.add_row("sum", *map(_mebibytes, total))
+    return table
+
+
+def _times(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape)) or "scalar"
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"
