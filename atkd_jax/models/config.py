@@ -29,6 +29,10 @@ class Llama3RopeScaling:
                 "rope_scaling: low_freq_factor must be positive and below high_freq_factor, got "
                 f"{self.low_freq_factor} and {self.high_freq_factor}; exchange or correct them."
             )
+        if self.original_max_position < 1:
+            raise InputError(
+                f"rope_scaling: original_max_position must be at least 1, got {self.original_max_position}; correct it."
+            )
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,9 @@ class DecoderConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"model config: {name} must be a whole number from 1 on, got {value!r}; correct it.")
+        for name in ("norm_eps", "rope_theta"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"model config: {name} must be above 0, got {getattr(self, name)}; correct it.")
         if self.num_heads % self.num_kv_heads:
             raise InputError(
                 f"model config: num_heads must be a multiple of num_kv_heads, got {self.num_heads} and "

@@ -1,0 +1,49 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from atkd_jax.models.attention import attention_mask, grouped_query_attention
+
+
+def drawn(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_attention_is_that_of_torch(kv_heads):
+    query, key, value = drawn(2, 5, 4, 8), drawn(2, 7, kv_heads, 8, seed=1), drawn(2, 7, kv_heads, 8, seed=2)
+    mask = np.random.default_rng(3).random((2, 5, 7)) < 0.6
+    mask[:, :, 0] = True
+    as_torch = [torch.tensor(array).transpose(1, 2) for array in (query, key, value)]
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *as_torch, attn_mask=torch.tensor(mask)[:, None], enable_gqa=True
+    ).transpose(1, 2)
+    np.testing.assert_allclose(grouped_query_attention(query, key, value, mask), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_query_that_may_look_at_nothing_stays_finite_with_its_gradient():
+    query, key, value = (jnp.asarray(drawn(1, 3, 2, 4, seed=seed)) for seed in range(3))
+    mask = jnp.asarray([[[True, False, False], [False, False, False], [True, True, True]]])
+    out, gradient = jax.value_and_grad(lambda q: jnp.sum(grouped_query_attention(q, key, value, mask)))(query)
+    assert np.isfinite(out)
+    assert np.isfinite(gradient).all()
+
+
+def test_scores_of_narrow_heads_are_float32():
+    # The second key's score differs by less than bfloat16 can tell at this size.
+    query = jnp.full((1, 1, 1, 64), 4.0, jnp.bfloat16)
+    key = jnp.full((1, 2, 1, 64), 4.0, jnp.bfloat16).at[0, 1, 0, :8].set(4.0625)
+    value = jnp.asarray([0.0, 1.0], jnp.bfloat16).reshape(1, 2, 1, 1) * jnp.ones((1, 2, 1, 64), jnp.bfloat16)
+    mixed = grouped_query_attention(query, key, value, jnp.ones((1, 1, 2), bool))
+    assert mixed.dtype == jnp.bfloat16
+    np.testing.assert_allclose(mixed.astype(jnp.float32), 1 / (1 + np.exp(-0.25)), rtol=1e-2)
+
+
+def test_mask_is_causal_within_segments():
+    segments = jnp.asarray([[1, 1, 2, 2, 0]])
+    slots = jnp.arange(5)
+    mask = attention_mask(query_segments=segments, key_segments=segments, query_slots=slots, key_slots=slots)
+    expected = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]
+    np.testing.assert_array_equal(mask[0], np.asarray(expected, bool))
