@@ -1,0 +1,54 @@
+import json
+import math
+
+import pytest
+
+from atkd_jax.commands.main import main
+
+
+def test_a_trained_run_is_measured_before_and_after(trained, trained_words, capsys):
+    assert main(["evaluate", *trained_words]) == 0
+    out = capsys.readouterr().out
+    for words in ("teacher", "student before", "student after", "perplexity", "forward KL", "agreement", "evaluating:"):
+        assert words in out
+    kept = json.loads((trained.run_dir / "evaluation.json").read_text())
+    assert list(kept["models"]) == ["teacher", "student before", "student after"]
+    assert kept["models"]["teacher"]["forward_kl"] == 0
+    assert kept["models"]["student after"]["forward_kl"] != kept["models"]["student before"]["forward_kl"]
+    assert math.isclose(
+        kept["models"]["teacher"]["perplexity"], math.exp(kept["models"]["teacher"]["cross_entropy"]), rel_tol=1e-9
+    )
+    assert (kept["checkpoint_step"], kept["examples"], kept["split"]) == (3, 12, "train")
+    (sample,) = kept["samples"]
+    assert sample["prompt"] == "Add 0 to x."
+    assert list(sample["answers"]) == ["teacher", "student before", "student after"]
+
+
+def test_what_has_not_begun_is_measured_without_the_run(untrained, untrained_words, capsys):
+    assert main(["evaluate", *untrained_words, "--no-run", "--evaluation.max_examples", "2"]) == 0
+    assert "student after" not in capsys.readouterr().out
+    kept = json.loads((untrained.run_dir / "evaluation.json").read_text())
+    assert (kept["examples"], kept["checkpoint_step"]) == (2, None)
+
+
+def test_examples_that_do_not_fit_are_counted(untrained, untrained_words, capsys):
+    words = ["--no-run", "--evaluation.samples", "0", "--data.sequence_length", "36", "--data.overlong", "truncate"]
+    assert main(["evaluate", *untrained_words, *words]) == 0
+    kept = json.loads((untrained.run_dir / "evaluation.json").read_text())
+    assert kept["truncated_examples"] == 12
+    assert "12 examples lost their end and 0 were left out: data.overlong" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "holds no checkpoint; train first, or name another run_dir"),
+        (["--no-run", "--evaluation.split", "test"], "'test'"),
+        (["--no-run", "--teacher.model", "/absent"], "/absent"),
+    ],
+)
+def test_what_is_missing_is_one_sentence(words, sentence, untrained_words, capsys):
+    assert main(["evaluate", *untrained_words, *words]) == 2
+    err = capsys.readouterr().err
+    assert sentence in err
+    assert err.count("\n") == 1
