@@ -34,6 +34,19 @@ def evaluation_batches(
 
     Raises:
         InputError: as `training_batches`.
+
+    Example:
+        >>> import tokenizers, transformers
+        >>> from atkd_jax.data import Example
+        >>> words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<eos>": 0, "why": 1, "so": 2}, "<eos>"))
+        >>> words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+        >>> tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>")
+        >>> batches = evaluation_batches(
+        ...     [Example("why", "so")] * 3, tokenizer, template="plain", sequence_length=6, batch_size=1, packing=True,
+        ...     overlong="truncate",
+        ... )
+        >>> [batch["tokens"].tolist() for batch in batches]
+        [[[1, 2, 0, 1, 2, 0]], [[1, 2, 0, 0, 0, 0]]]
     """
     rows = rows_of_process(
         batch_size, process_index=process_index, process_count=process_count, setting="evaluation.batch_size"

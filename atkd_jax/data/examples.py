@@ -46,6 +46,11 @@ def example_from_record(record: Mapping[str, Any], *, where: str) -> Example:
 
     Raises:
         InputError: the keys are not there, or their values are no text.
+
+    Example:
+        >>> record = {"instruction": "Add the numbers.", "input": "1, 2", "output": "3"}
+        >>> example_from_record(record, where="line 1")
+        Example(prompt='Add the numbers.\\n\\n1, 2\\n', response='3')
     """
     prompt_key, addition_key, response_key = require_known_keys(record, where=where)
     prompt, response = _text(record, prompt_key, where), _text(record, response_key, where)

@@ -25,6 +25,14 @@ class Packer(Generic[Item]):
     Args:
         capacity: the length of a row.
         open_rows: how many rows may be open; more of them leave less room unused, and mix a longer stretch of items.
+
+    Example:
+        >>> packer = Packer(capacity=10, open_rows=2)
+        >>> lengths = {"a": 6, "b": 5, "c": 4}
+        >>> [packer.add(name, length=length, position=i) for i, (name, length) in enumerate(lengths.items())]
+        [None, None, ['a', 'c']]
+        >>> list(packer.flush())
+        [['b']]
     """
 
     def __init__(self, *, capacity: int, open_rows: int):

@@ -59,7 +59,7 @@ def rows_of_process(batch_size: int, *, process_index: int, process_count: int, 
     """
     if batch_size % process_count:
         raise InputError(
-            f"{setting}={batch_size} rows cannot be divided among {process_count} processes: make it a multiple of them."
+            f"{setting}={batch_size} cannot be divided among {process_count} processes: make it a multiple of that."
         )
     share = batch_size // process_count
     return range(process_index * share, (process_index + 1) * share)

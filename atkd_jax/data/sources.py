@@ -22,6 +22,15 @@ def open_source(source: str, *, split: str, cache_dir: Path | str, report: Calla
 
     Raises:
         InputError: no such file, data set or split; a line that is no JSON or lacks the keys; no examples.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = pathlib.Path(folder.name, "pairs.jsonl")
+        >>> _ = path.write_text('{"prompt": "The capital of France is", "response": " Paris."}')
+        >>> open_source(str(path), split="train", cache_dir=folder.name)[0]
+        Example(prompt='The capital of France is', response=' Paris.')
+        >>> folder.cleanup()
     """
     path = Path(source).expanduser()
     if path.suffix in (".jsonl", ".json") or source.startswith((".", "/", "~")) or path.is_file():

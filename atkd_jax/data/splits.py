@@ -23,6 +23,10 @@ def split_range(spec: str, lengths: Mapping[str, int], *, source: str) -> tuple[
 
     Raises:
         InputError: the specification is not understood, or the split is not there.
+
+    Example:
+        >>> split_range("train[90%:]", {"train": 50}, source="data.jsonl")
+        ('train', range(45, 50))
     """
     match = _SPLIT.fullmatch(spec)
     if match is None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from atkd_jax.data.counts import Counts, total
 from atkd_jax.data.encoding import EncodedExamples, Overlong
+from atkd_jax.data.epochs import ShuffledEpochs
 from atkd_jax.data.examples import Examples
 from atkd_jax.data.row_batches import RowBatches
 from atkd_jax.data.rows import Batch, rows_of_process
@@ -20,7 +21,7 @@ from atkd_jax.data.templates import Template, TemplateName
 from atkd_jax.errors import InputError
 
 PREFETCHED_BATCHES = 4
-_FINGERPRINT_EXAMPLES = 16
+_CHECKED_EXAMPLES = 16
 
 
 def training_batches(
@@ -57,15 +58,31 @@ def training_batches(
     Raises:
         InputError: no example is of any use, one is too long and must not be, the tokenizer lacks a chat template or
             an EOS token, or the rows cannot be divided among the processes.
+
+    Example:
+        >>> import tokenizers, transformers
+        >>> from atkd_jax.data import Example
+        >>> words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<eos>": 0, "why": 1, "so": 2}, "<eos>"))
+        >>> words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+        >>> tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>")
+        >>> batches = training_batches(
+        ...     [Example("why", "so so")], tokenizer, template="plain", sequence_length=9, batch_size=1, packing=True,
+        ...     overlong="truncate", seed=0,
+        ... )
+        >>> batch = next(batches)
+        >>> batch["tokens"], batch["segment_ids"]
+        (array([[1, 2, 2, 0, 1, 2, 2, 0, 0]], dtype=int32), array([[1, 1, 1, 1, 2, 2, 2, 2, 0]], dtype=int32))
+        >>> batch["loss_mask"].astype(int)
+        array([[0, 1, 1, 1, 0, 1, 1, 1, 0]])
+        >>> batches.counts.examples
+        2
     """
     rows = rows_of_process(
         batch_size, process_index=process_index, process_count=process_count, setting="training.batch_size"
     )
     form = Template(template, tokenizer)
     encoded = EncodedExamples(examples, template=form, sequence_length=sequence_length, overlong=overlong)
-    # Grain adds the epoch's number to the seed. Spread first, neighbouring seeds do not share their epochs.
-    spread_seed = int(np.random.SeedSequence(seed).generate_state(1, np.uint32)[0])
-    ordered = grain.MapDataset.source(encoded).shuffle(seed=spread_seed)
+    ordered = ShuffledEpochs(grain.MapDataset.source(encoded), seed=seed)
     batches = RowBatches(
         ordered,
         rows=rows,
@@ -76,7 +93,7 @@ def training_batches(
     )
     settings = {
         "examples": len(examples),
-        "fingerprint": _fingerprint(encoded),
+        "checksum": _checksum(encoded, ordered.order(0)),
         "template": template,
         "sequence_length": sequence_length,
         "batch_size": batch_size,
@@ -126,11 +143,13 @@ class TrainingBatches(Iterator[Batch]):
         """
         saved = state["settings"]
         different = [key for key in self._settings if saved.get(key) != self._settings[key]]
+        # The checksum of tokens and order follows from the rest; it speaks where only data or tokenizer changed.
+        different = [key for key in different if key != "checksum"] or different
         if different:
             pairs = ", ".join(f"{key} was {saved.get(key)!r} and is {self._settings[key]!r}" for key in different)
             raise InputError(
-                f"The data position was saved with other data settings ({pairs}): set them as they were, or start anew "
-                "in another run_dir."
+                f"The data position was saved with other data, tokenizer or settings ({pairs}): set them as they were, "
+                "or start anew in another run_dir."
             )
         by_row = {row["row"]: row for row in state["rows"]}
         needed = [row["row"] for row in self._iterator.get_state()["rows"]]
@@ -186,10 +205,10 @@ def _close_all(iterators: list[grain.DatasetIterator]) -> None:
         iterators.pop().close()
 
 
-def _fingerprint(encoded: EncodedExamples) -> int:
-    """A checksum of the tokens of some examples, which tells other data and another tokenizer apart."""
-    checksum = 0
-    for number in np.linspace(0, len(encoded) - 1, num=min(len(encoded), _FINGERPRINT_EXAMPLES)).astype(int):
+def _checksum(encoded: EncodedExamples, order: np.ndarray) -> int:
+    """A checksum of an order and of some examples' tokens: tells other data, tokenizers and shuffles apart."""
+    checksum = zlib.crc32(order.astype(np.int64).tobytes())
+    for number in np.linspace(0, len(encoded) - 1, num=min(len(encoded), _CHECKED_EXAMPLES)).astype(int):
         example = encoded[int(number)]
         checksum = zlib.crc32(b"" if example is None else example.tokens.tobytes(), checksum)
     return checksum
