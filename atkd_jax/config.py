@@ -140,6 +140,9 @@ class TrainingConfig(_Node):
         default="none",
         description="What the backward pass recomputes: nothing, every layer, or all but matrix products.",
     )
+    chunk_tokens: int = Field(
+        1024, ge=1, description="Counted tokens that go through the heads at once, on one device; changes memory only."
+    )
     max_nonfinite_steps: int = Field(default=5, ge=1, description="Stop after so many skipped steps in a row.")
     log_every_steps: int = Field(default=1, ge=1, description="Steps between lines of metrics.jsonl.")
 

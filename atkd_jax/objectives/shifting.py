@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 
 
-def next_token_targets(*, tokens: jax.Array, segment_ids: jax.Array, loss_mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+def next_token_targets(
+    *, tokens: jax.Array, segment_ids: jax.Array, loss_mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Gives, for each position, the token that follows it, and whether that prediction counts.
 
     The arrays keep their length: the last position of a row has no successor and never counts, so `[rows, length]`

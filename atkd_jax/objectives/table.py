@@ -61,9 +61,7 @@ def _cross_entropy() -> Objective:
 
 def _atkd(config: ObjectiveConfig) -> Objective:
     def one_gate(target_log_probs: jax.Array, mask: jax.Array) -> Weighting:
-        hard = losses.hard_token_mask(
-            target_log_probs=target_log_probs, mask=mask, hard_fraction=config.hard_fraction
-        )
+        hard = losses.hard_token_mask(target_log_probs=target_log_probs, mask=mask, hard_fraction=config.hard_fraction)
         target_weight, diversity_weight = losses.atkd_token_weights(
             hard=hard, mask=mask, easy_weight=config.easy_weight, normalizer=config.normalizer
         )
@@ -112,7 +110,7 @@ def _atkd_weighting(
         "diversity_kd_hard": {"diversity_kd": mean_hard},
     }
     scalars = {
-        "easy_fraction": jnp.sum(jnp.where(hard, 0.0, mean)),
+        "easy_share": jnp.sum(jnp.where(hard, 0.0, mean)),
         "uncertainty_threshold": jnp.min(jnp.where(mask & hard, uncertainty, jnp.inf), initial=1.0),
         "uncertainty_easy": jnp.sum(mean_easy * uncertainty),
         "uncertainty_hard": jnp.sum(mean_hard * uncertainty),

@@ -77,7 +77,7 @@ def evaluate_terms(
     terms = objective.terms(
         jnp.where(counted, student_logits, 0),
         jax.lax.stop_gradient(jnp.where(counted, teacher_logits, 0)),
-        targets,
+        jnp.where(mask, targets, 0),
     )
     metrics = {name: weighted_sum(weights, jax.lax.stop_gradient(terms)) for name, weights in weighting.metrics.items()}
     return weighted_sum(weighting.loss, terms), metrics

@@ -28,7 +28,9 @@ def parameter_sharding(mesh: Mesh, logical_axes: Sequence[str | None], shape: Se
       ValueError: if a logical axis is not in the table, or the number of names is not the number of dimensions.
     """
     if len(logical_axes) != len(shape):
-        raise ValueError(f"parameter_sharding: {len(logical_axes)} axis names {logical_axes} for the shape {tuple(shape)}")
+        raise ValueError(
+            f"parameter_sharding: {len(logical_axes)} axis names {logical_axes} for the shape {tuple(shape)}"
+        )
     spec = []
     for name, size in zip(logical_axes, shape, strict=True):
         if name is not None and name not in PARAMETER_RULES:
@@ -40,9 +42,7 @@ def parameter_sharding(mesh: Mesh, logical_axes: Sequence[str | None], shape: Se
 
 def parameter_shardings(mesh: Mesh, logical_axes: Any, shapes: Any) -> Any:
     """Returns a tree of shardings for a tree of arrays or `jax.ShapeDtypeStruct`; see `parameter_sharding`."""
-    return jax.tree.map(
-        lambda leaf, names: parameter_sharding(mesh, names, leaf.shape), shapes, logical_axes, is_leaf=_is_array_like
-    )
+    return jax.tree.map(lambda leaf, names: parameter_sharding(mesh, names, leaf.shape), shapes, logical_axes)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -72,7 +72,3 @@ def shard_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array
     """
     sharding = row_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
-
-
-def _is_array_like(leaf: Any) -> bool:
-    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")

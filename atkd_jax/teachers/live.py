@@ -8,6 +8,7 @@ from flax import nnx
 
 from atkd_jax import losses
 from atkd_jax.models.decoder import Decoder
+from atkd_jax.objectives import map_counted, project
 
 
 class TeacherSignal(NamedTuple):
@@ -31,29 +32,43 @@ def teacher_signal(
     batch: dict[str, jax.Array],
     targets: jax.Array,
     mask: jax.Array,
+    vocab_size: int,
     with_target_log_probs: bool,
+    chunk_tokens: int | None = None,
 ) -> TeacherSignal:
     """Runs the teacher over the micro-batches, one after the other.
 
     Args:
-      graphdef: The teacher's structure.
-      params: Its weights.
-      batch: tokens, positions and segment_ids, `[microbatches, rows, length]`.
-      targets: int32 `[microbatches, rows, length]`.
-      mask: bool, the same shape, true where a token counts.
-      with_target_log_probs: False spares the product with the head.
+        graphdef: The teacher's structure.
+        params: Its weights.
+        batch: tokens, positions and segment_ids, `[microbatches, rows, length]`.
+        targets: int32 `[microbatches, rows, length]`.
+        mask: bool, the same shape, true where a token counts.
+        vocab_size: The tokenizer's number of ids; columns of the head beyond it are padding.
+        with_target_log_probs: False spares the product with the head.
+        chunk_tokens: How many counted tokens go through the head at once; None takes all tokens in one piece.
     """
     teacher = nnx.merge(graphdef, params)
+    head = teacher.head_matrix()[:, :vocab_size]
 
-    def one(part: dict[str, jax.Array]) -> TeacherSignal:
-        hidden = teacher.hidden_states(part["tokens"], positions=part["positions"], segment_ids=part["segment_ids"])
+    def log_probs(part: tuple[jax.Array, jax.Array], counted: jax.Array) -> jax.Array:
+        hidden, part_targets = part
+        logits = jnp.where(counted[..., None], project(hidden, head), 0)
+        return losses.target_log_prob(logits=logits, targets=jnp.where(counted, part_targets, 0))
+
+    def one(part: tuple[dict[str, jax.Array], jax.Array, jax.Array]) -> TeacherSignal:
+        inputs, part_targets, part_mask = part
+        hidden = teacher.hidden_states(**inputs)
         if not with_target_log_probs:
-            return TeacherSignal(hidden, jnp.zeros(part["mask"].shape, jnp.float32))
-        logits = jnp.where(part["mask"][..., None], teacher.logits(hidden), 0)
-        log_probs = losses.target_log_prob(logits=logits, targets=part["targets"])
-        return TeacherSignal(hidden, jnp.where(part["mask"], log_probs, 0.0))
+            return TeacherSignal(hidden, jnp.zeros(part_mask.shape, jnp.float32))
+        if chunk_tokens is None:
+            found = jnp.where(part_mask, log_probs((hidden, part_targets), part_mask), 0.0)
+        else:
+            flat = hidden.reshape(-1, hidden.shape[-1]), part_targets.reshape(-1)
+            found = map_counted(log_probs, flat, part_mask.reshape(-1), chunk_tokens=chunk_tokens)
+        return TeacherSignal(hidden, found.reshape(part_mask.shape))
 
-    parts = {name: batch[name] for name in ("tokens", "positions", "segment_ids")} | {"targets": targets, "mask": mask}
-    if mask.shape[0] == 1:  # Without a loop around it, the compiler shares the head's product with the loss.
+    parts = ({name: batch[name] for name in ("tokens", "positions", "segment_ids")}, targets, mask)
+    if mask.shape[0] == 1:  # Without a loop around it, the compiler shares what it can with the loss.
         return jax.tree.map(lambda array: array[None], one(jax.tree.map(lambda array: array[0], parts)))
     return jax.lax.map(one, parts)

@@ -79,21 +79,21 @@ def run_loop(
         metrics: Where its numbers go.
         progress: The line on the screen.
         config: The resolved config, stored in every checkpoint.
-        data_counts: Numbers of the data pipeline, written with the metrics.
+        data_counts: Gives the data pipeline's numbers up to the last batch, which are written with that step's metrics.
 
     Raises:
         InputError: if a batch has no counted token, or too many steps in a row were not finite.
     """
     step = int(state.step)
-    reader = _MetricsReader(settings, metrics, progress, data_counts)
+    reader = _MetricsReader(settings, metrics, progress)
     with Interruption() as interruption:
         while step < settings.steps and interruption.requested is None:
             batch = next(batches)
+            counts = data_counts()
             state, values = step_function(state, place(batch))
             step += 1
-            due = step % settings.checkpoint_every_steps == 0 or step == settings.steps
-            reader.read_previous_then_keep(step, values)
-            if due:
+            reader.read_previous_then_keep(step, values, counts)
+            if step % settings.checkpoint_every_steps == 0 or step == settings.steps:
                 reader.finish()
                 checkpoints.save(state, step=step, data_state=batches.get_state(), config=config)
         reader.finish()
@@ -106,25 +106,19 @@ def run_loop(
 class _MetricsReader:
     """Reads the numbers of a step while the next one runs."""
 
-    def __init__(
-        self,
-        settings: LoopSettings,
-        metrics: MetricsWriter,
-        progress: ProgressLine,
-        data_counts: Callable[[], dict[str, float]],
-    ):
-        self._settings, self._metrics, self._progress, self._data_counts = settings, metrics, progress, data_counts
-        self._waiting: tuple[int, dict[str, jax.Array]] | None = None
+    def __init__(self, settings: LoopSettings, metrics: MetricsWriter, progress: ProgressLine):
+        self._settings, self._metrics, self._progress = settings, metrics, progress
+        self._waiting: tuple[int, dict[str, jax.Array], dict[str, float]] | None = None
         self._last_seconds = time.monotonic()
 
-    def read_previous_then_keep(self, step: int, values: dict[str, jax.Array]) -> None:
+    def read_previous_then_keep(self, step: int, values: dict[str, jax.Array], counts: dict[str, float]) -> None:
         self.finish()
-        self._waiting = (step, values)
+        self._waiting = (step, values, counts)
 
     def finish(self) -> None:
         if self._waiting is None:
             return
-        step, arrays = self._waiting
+        step, arrays, counts = self._waiting
         self._waiting = None
         values = {name: float(value) for name, value in jax.device_get(arrays).items()}
         now = time.monotonic()
@@ -136,7 +130,7 @@ class _MetricsReader:
             "teacher_share": min(self._settings.teacher_seconds / seconds, 1.0),
         }
         if step % self._settings.log_every_steps == 0 or step == self._settings.steps:
-            self._metrics.write(step, values | self._data_counts())
+            self._metrics.write(step, values | counts)
         if not math.isfinite(values["loss"]):
             self._progress.note(f"step {step}: the loss or its gradient is not finite; the step was skipped")
         self._progress.update(step, values)

@@ -13,7 +13,9 @@ _PLAIN_INTERVAL_SECONDS = 10.0
 class ProgressLine:
     """Shows one line that changes in a terminal, and a plain line every ten seconds anywhere else."""
 
-    def __init__(self, *, steps: int, start: int, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self, *, steps: int, start: int, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+    ):
         """Starts at `start` of `steps` steps."""
         self._console = console or Console()
         self._steps, self._start, self._clock = steps, start, clock

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from atkd_jax.config import Config
-from atkd_jax.data import open_source, training_batches
+from atkd_jax.data import TrainingBatches, open_source, training_batches
 from atkd_jax.errors import InputError
 from atkd_jax.interop import load_tokenizer, require_same_tokenizer
 from atkd_jax.models import Decoder, logical_axes
@@ -23,9 +23,9 @@ from atkd_jax.objectives import make_objective
 from atkd_jax.sharding import make_mesh, parameter_shardings, row_sharding, rows_divisor, shard_batch
 from atkd_jax.teachers import LoadedTeacher, load_teacher, teacher_signal
 from atkd_jax.training.checkpoints import Checkpoints, abstract_state_like
-from atkd_jax.training.loop import Batches, LoopSettings, Outcome, run_loop
+from atkd_jax.training.loop import LoopSettings, Outcome, run_loop
 from atkd_jax.training.metrics import MetricsWriter
-from atkd_jax.training.optimizer import make_optimizer
+from atkd_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from atkd_jax.training.placement import place_state
 from atkd_jax.training.progress import ProgressLine
 from atkd_jax.training.state import TrainState
@@ -52,6 +52,8 @@ class _Models(NamedTuple):
     teacher_graph: nnx.GraphDef[Decoder]
     teacher_params: Any
     student_graph: nnx.GraphDef[Decoder]
+    vocab_size: int
+    chunk_tokens: int | None
 
 
 def train(config: Config, *, console: Console | None = None) -> Outcome:
@@ -74,7 +76,10 @@ def train(config: Config, *, console: Console | None = None) -> Outcome:
     teacher = load_teacher(config.teacher, cache_dir=config.cache_dir, report=report)
     batches = open_batches(config, teacher.tokenizer)
     models, state, optimizer = _prepare(config, mesh, teacher)
-    with Checkpoints(config.run_dir / "checkpoints", keep=config.checkpoint.keep) as checkpoints:
+    with (
+        closing(batches),
+        Checkpoints(config.run_dir / "checkpoints", keep=config.checkpoint.keep) as checkpoints,
+    ):
         if (step := checkpoints.newest_step()) is not None:
             restored = checkpoints.restore(abstract_state_like(state))
             _require_same_run(restored.config, config.model_dump(mode="json"), config)
@@ -87,7 +92,7 @@ def train(config: Config, *, console: Console | None = None) -> Outcome:
         return _run(config, mesh, models, optimizer, state, batches, checkpoints, console)
 
 
-def open_batches(config: Config, tokenizer: Any) -> Batches:
+def open_batches(config: Config, tokenizer: Any) -> TrainingBatches:
     """Returns the run's training batches, this process's rows of each, at their beginning."""
     examples = open_source(config.data.source, split=config.data.train_split, cache_dir=config.cache_dir)
     return training_batches(
@@ -132,7 +137,10 @@ def _prepare(
     teacher_params = jax.device_put(
         teacher_params, parameter_shardings(mesh, logical_axes(teacher_params), teacher_params)
     )
-    return _Models(teacher_graph, teacher_params, student_graph), state, optimizer
+    # Counted tokens are gathered from one device's rows only; rows on many devices stay where they are.
+    chunk_tokens = config.training.chunk_tokens if mesh.size == 1 else None
+    models = _Models(teacher_graph, teacher_params, student_graph, len(teacher.tokenizer), chunk_tokens)
+    return models, state, optimizer
 
 
 def _run(
@@ -141,7 +149,7 @@ def _run(
     models: _Models,
     optimizer: optax.GradientTransformation,
     state: TrainState,
-    batches: Batches,
+    batches: TrainingBatches,
     checkpoints: Checkpoints,
     console: Console,
 ) -> Outcome:
@@ -150,7 +158,10 @@ def _run(
         teacher=models.teacher_graph,
         objective=make_objective(config.objective),
         optimizer=optimizer,
+        vocab_size=models.vocab_size,
+        chunk_tokens=models.chunk_tokens,
         microbatches=config.training.microbatches,
+        schedule=learning_rate_schedule(config.optimizer, steps=config.training.steps),
     )
     compiled = jax.jit(step_function, donate_argnums=0)
     settings = LoopSettings(
@@ -175,8 +186,19 @@ def _run(
             metrics=metrics,
             progress=progress,
             config=config.model_dump(mode="json"),
-            data_counts=lambda: {},
+            data_counts=lambda: _data_counts(batches),
         )
+
+
+def _data_counts(batches: TrainingBatches) -> dict[str, float]:
+    counts = batches.counts
+    return {
+        "data/epoch": batches.epoch,
+        "data/examples": float(counts.examples),
+        "data/truncated_examples": float(counts.truncated),
+        "data/dropped_examples": float(counts.dropped),
+        "data/fill": batches.fill,
+    }
 
 
 def _teacher_seconds(config: Config, mesh: Mesh, models: _Models) -> float:
@@ -195,6 +217,8 @@ def _teacher_seconds(config: Config, mesh: Mesh, models: _Models) -> float:
             batch=batch,
             targets=ones,
             mask=ones > 0,
+            vocab_size=models.vocab_size,
+            chunk_tokens=models.chunk_tokens,
             with_target_log_probs=config.objective.name != "cross_entropy",
         )
         return signal.target_log_probs.sum() + signal.hidden.sum().astype(jnp.float32)
@@ -227,5 +251,3 @@ def _differences(before: Any, now: Any, prefix: str = "") -> list[tuple[str, Any
         dotted = f"{prefix}.{name}" if prefix else name
         found += _differences(before.get(name), now.get(name), dotted)
     return found
-
-

@@ -9,8 +9,8 @@ import optax
 from flax import nnx
 
 from atkd_jax.models.decoder import Decoder
-from atkd_jax.objectives import Objective, Weighting, evaluate_terms, next_token_targets
-from atkd_jax.teachers import TeacherSignal, teacher_signal
+from atkd_jax.objectives import Objective, Tokens, head_loss, next_token_targets
+from atkd_jax.teachers import teacher_signal
 from atkd_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -24,20 +24,26 @@ def make_train_step(
     teacher: nnx.GraphDef[Decoder],
     objective: Objective,
     optimizer: optax.GradientTransformation,
+    vocab_size: int,
     microbatches: int = 1,
+    chunk_tokens: int | None = None,
+    schedule: optax.Schedule | None = None,
 ) -> TrainStep:
     """Returns `train_step(state, teacher_params, batch) -> (state, metrics)`, to be jitted by the caller.
 
     The teacher runs over all of the step's micro-batches first; the gate then sees the whole batch; then the student
-    runs. Loss and gradient are those of the batch in one piece, whatever `microbatches` is. A step whose loss or
-    gradient is not finite leaves weights and optimizer as they were and counts as skipped.
+    runs. Loss and gradient are those of the batch in one piece, whatever `microbatches` and `chunk_tokens` are. A step
+    whose loss or gradient is not finite leaves weights and optimizer as they were and counts as skipped.
 
     Args:
-      student: The student's structure; its weights are in the state.
-      teacher: The teacher's structure.
-      objective: What is minimised.
-      optimizer: What turns gradients into updates.
-      microbatches: How many equal parts the rows are worked through in.
+        student: The student's structure; its weights are in the state.
+        teacher: The teacher's structure.
+        objective: What is minimised.
+        optimizer: What turns gradients into updates.
+        vocab_size: The tokenizer's number of ids; columns of the heads beyond it are padding.
+        microbatches: How many equal parts the rows are worked through in.
+        chunk_tokens: How many counted tokens go through the heads at once, see `head_loss`.
+        schedule: The optimizer's learning rate, which is then among the metrics.
     """
 
     def train_step(state: TrainState, teacher_params: Any, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -48,39 +54,42 @@ def make_train_step(
             batch=parts,
             targets=targets,
             mask=mask,
+            vocab_size=vocab_size,
             with_target_log_probs=objective.needs_teacher_probability,
+            chunk_tokens=chunk_tokens,
         )
         weighting = objective.weighting(signal.target_log_probs, mask)
+        teacher_head = nnx.merge(teacher, teacher_params).head_matrix()
 
-        def share_of_loss(params: Any, part: _Part) -> tuple[jax.Array, Metrics]:
-            tokens, hidden, part_weighting, part_targets, part_mask = part
+        def share_of_loss(params: Any, part: tuple[Batch, Tokens]) -> tuple[jax.Array, Metrics]:
+            inputs, tokens = part
             model = nnx.merge(student, params)
-            student_hidden = model.hidden_states(
-                tokens["tokens"], positions=tokens["positions"], segment_ids=tokens["segment_ids"]
-            )
-            return evaluate_terms(
+            return head_loss(
                 objective,
-                part_weighting,
-                student_logits=model.logits(student_hidden),
-                teacher_logits=nnx.merge(teacher, teacher_params).logits(hidden),
-                targets=part_targets,
-                mask=part_mask,
+                student_hidden=model.hidden_states(**inputs),
+                student_head=model.head_matrix(),
+                teacher_head=teacher_head,
+                tokens=tokens,
+                vocab_size=vocab_size,
+                chunk_tokens=chunk_tokens,
             )
 
-        stacked: _Part = (parts, signal.hidden, weighting._replace(scalars={}), targets, mask)
+        stacked = parts, Tokens(signal.hidden, targets, mask, weighting._replace(scalars={}))
         (loss, metrics), gradient = _summed_over_parts(share_of_loss, state.params, stacked, microbatches)
-        counted = jnp.sum(mask)
-        metrics |= weighting.scalars | {"loss": loss, "counted_tokens": counted, "tokens": jnp.sum(parts["segment_ids"] > 0)}
+        metrics |= weighting.scalars | {"loss": loss, "counted_tokens": jnp.sum(mask)}
+        metrics["tokens"] = jnp.sum(parts["segment_ids"] > 0)
+        if schedule is not None:
+            metrics["learning_rate"] = schedule(state.step - state.skipped_steps)
         return _apply(state, loss, gradient, metrics, optimizer)
 
     return train_step
 
 
-_Part = tuple[Batch, jax.Array, Weighting, jax.Array, jax.Array]
-
-
 def _microbatches(batch: Batch, microbatches: int) -> tuple[Batch, jax.Array, jax.Array]:
-    """Splits rows into `[microbatches, rows, length]`; neighbouring rows go to different parts, so none changes device."""
+    """Splits rows into `[microbatches, rows, length]`.
+
+    Neighbouring rows go to different parts, so that every device has a share of each and no row moves.
+    """
     targets, mask = next_token_targets(
         tokens=batch["tokens"], segment_ids=batch["segment_ids"], loss_mask=batch["loss_mask"]
     )
@@ -92,15 +101,17 @@ def _microbatches(batch: Batch, microbatches: int) -> tuple[Batch, jax.Array, ja
 
 
 def _summed_over_parts(
-    share_of_loss: Callable[[Any, _Part], tuple[jax.Array, Metrics]], params: Any, parts: _Part, microbatches: int
+    share_of_loss: Callable[[Any, Any], tuple[jax.Array, Metrics]], params: Any, parts: Any, microbatches: int
 ) -> tuple[tuple[jax.Array, Metrics], Any]:
     value_and_gradient = jax.value_and_grad(share_of_loss, has_aux=True)
     first = jax.tree.map(lambda array: array[0], parts)
     if microbatches == 1:
         return value_and_gradient(params, first)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(value_and_gradient, params, first))
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(value_and_gradient, params, first)
+    )
 
-    def add(total: Any, part: _Part) -> tuple[Any, None]:
+    def add(total: Any, part: Any) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, value_and_gradient(params, part)), None
 
     return jax.lax.scan(add, zeros, parts)[0]
@@ -109,7 +120,7 @@ def _summed_over_parts(
 def _apply(
     state: TrainState, loss: jax.Array, gradient: Any, metrics: Metrics, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, Metrics]:
-    gradient_norm = optax.global_norm(gradient)
+    gradient_norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
 
     def update() -> tuple[Any, Any]:

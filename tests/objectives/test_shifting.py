@@ -7,7 +7,9 @@ from atkd_jax.objectives import next_token_targets
 
 @given(data=st.data(), rows=st.integers(1, 3), length=st.integers(1, 9))
 def test_equals_a_loop_over_positions(data, rows, length):
-    draw = lambda elements: np.array(data.draw(st.lists(elements, min_size=rows * length, max_size=rows * length)))
+    def draw(elements):
+        return np.array(data.draw(st.lists(elements, min_size=rows * length, max_size=rows * length)))
+
     tokens = draw(st.integers(0, 9)).astype(np.int32).reshape(rows, length)
     segments = np.sort(draw(st.integers(0, 3)).astype(np.int32).reshape(rows, length))
     loss_mask = draw(st.booleans()).reshape(rows, length)

@@ -41,7 +41,9 @@ def value_and_gradient(config, batch, parts):
     return float(value), np.asarray(gradient).reshape(ROWS, LENGTH, VOCAB)
 
 
-@pytest.mark.parametrize("settings", [{}, {"direction": "reverse"}, {"normalizer": "total_tokens"}, {"hard_fraction": 0.3}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"direction": "reverse"}, {"normalizer": "total_tokens"}, {"hard_fraction": 0.3}]
+)
 def test_atkd_is_the_loss_of_that_name(batch, settings):
     expected, gradient = jax.value_and_grad(
         lambda student: losses.atkd(**(batch | {"student_logits": student}), easy_weight=0.3, **settings)[0]
@@ -91,4 +93,4 @@ def test_the_gates_diagnostics_are_those_of_the_loss(batch):
     for name, value in (metrics | weighting.scalars).items():
         if name in expected:
             np.testing.assert_allclose(value, expected[name], rtol=1e-5)
-    assert {"easy_fraction", "uncertainty_threshold"} <= set(expected)
+    assert {"easy_share", "uncertainty_threshold"} <= set(expected)

@@ -10,5 +10,7 @@ def test_data_takes_what_the_others_leave():
 
 
 def test_a_mesh_that_does_not_divide_is_refused():
-    with pytest.raises(InputError, match=r"mesh.fsdp=3 times mesh.tensor=1 must divide the number of devices, which is 8"):
+    with pytest.raises(
+        InputError, match=r"mesh.fsdp=3 times mesh.tensor=1 must divide the number of devices, which is 8"
+    ):
         make_mesh(fsdp=3)

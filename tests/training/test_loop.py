@@ -120,7 +120,9 @@ def test_too_many_steps_that_are_not_finite_end_the_run(tmp_path):
         return state, metrics | {"loss": jnp.array(jnp.nan), "skipped_in_a_row": state.skipped_in_a_row}
 
     out = io.StringIO()
-    with pytest.raises(InputError, match="not finite in 3 steps in a row, up to step 3; lower optimizer.learning_rate"):
+    with pytest.raises(
+        InputError, match=r"not finite in 3 steps in a row, up to step 3; lower optimizer.learning_rate"
+    ):
         loop(tmp_path, Counting(), function=broken, out=out)
     assert out.getvalue().count("the step was skipped") == 2
 
@@ -130,7 +132,7 @@ def test_a_batch_without_a_counted_token_is_refused(tmp_path):
         state, metrics = step_function(state, batch)
         return state, metrics | {"counted_tokens": jnp.array(0)}
 
-    with pytest.raises(InputError, match="the batch of step 1 has no counted token"):
+    with pytest.raises(InputError, match=r"the batch of step 1 has no counted token"):
         loop(tmp_path, Counting(), function=empty)
 
 
@@ -139,5 +141,5 @@ def test_an_error_of_the_data_ends_the_run(tmp_path):
         if number == 2:
             raise InputError("line 7 is no JSON")
 
-    with pytest.raises(InputError, match="line 7 is no JSON"):
+    with pytest.raises(InputError, match=r"line 7 is no JSON"):
         loop(tmp_path, Counting(fail))

@@ -12,10 +12,8 @@ def test_schedule_is_a_line_then_a_cosine():
     config = OptimizerConfig(learning_rate=0.4, warmup_steps=5, final_fraction=0.25)
     schedule = learning_rate_schedule(config, steps=25)
     for step in range(26):
-        if step < 5:
-            expected = 0.4 * step / 5
-        else:
-            expected = 0.1 + 0.3 * 0.5 * (1 + math.cos(math.pi * (step - 5) / 20))
+        cosine = 0.1 + 0.3 * 0.5 * (1 + math.cos(math.pi * (step - 5) / 20))
+        expected = 0.4 * step / 5 if step < 5 else cosine
         assert float(schedule(step)) == pytest.approx(expected, rel=1e-5)
 
 
@@ -26,10 +24,19 @@ def test_a_run_shorter_than_its_warm_up_still_has_a_schedule(steps):
 
 
 def test_only_matrices_decay():
-    params = {"layers": {"mlp_norm": {"scale": jnp.ones((2, 3))}, "up": {"kernel": jnp.ones((2, 3, 4)), "bias": jnp.ones(4)}}}
-    assert decayed_parameters(params) == {"layers": {"mlp_norm": {"scale": False}, "up": {"kernel": True, "bias": False}}}
+    params = {
+        "layers": {"mlp_norm": {"scale": jnp.ones((2, 3))}, "up": {"kernel": jnp.ones((2, 3, 4)), "bias": jnp.ones(4)}}
+    }
+    assert decayed_parameters(params) == {
+        "layers": {"mlp_norm": {"scale": False}, "up": {"kernel": True, "bias": False}}
+    }
     optimizer = make_optimizer(OptimizerConfig(weight_decay=0.5, warmup_steps=0, learning_rate=0.1), steps=10)
-    zeros = {"layers": {"mlp_norm": {"scale": jnp.zeros((2, 3))}, "up": {"kernel": jnp.zeros((2, 3, 4)), "bias": jnp.zeros(4)}}}
+    zeros = {
+        "layers": {
+            "mlp_norm": {"scale": jnp.zeros((2, 3))},
+            "up": {"kernel": jnp.zeros((2, 3, 4)), "bias": jnp.zeros(4)},
+        }
+    }
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
     np.testing.assert_allclose(updates["layers"]["up"]["kernel"], -0.05, rtol=1e-6)
     assert not updates["layers"]["mlp_norm"]["scale"].any()

@@ -50,7 +50,7 @@ def sgd():
     return optax.sgd(1.0)
 
 
-def run(models, batch, *, objective=None, microbatches=1, optimizer=None, steps=1):
+def run(models, batch, *, objective=None, microbatches=1, optimizer=None, steps=1, chunk_tokens=None):
     (student, params), (teacher, teacher_params) = models
     optimizer = optimizer or sgd()
     step = make_train_step(
@@ -58,7 +58,9 @@ def run(models, batch, *, objective=None, microbatches=1, optimizer=None, steps=
         teacher=teacher,
         objective=make_objective(objective or ObjectiveConfig()),
         optimizer=optimizer,
+        vocab_size=VOCAB,
         microbatches=microbatches,
+        chunk_tokens=chunk_tokens,
     )
     state = initial_state(params, optimizer=optimizer, seed=0)
     metrics = {}
@@ -71,7 +73,7 @@ def assert_same(one, other, rtol=1e-5):
     (state, metrics), (other_state, other_metrics) = one, other
     for name in metrics:
         np.testing.assert_allclose(metrics[name], other_metrics[name], rtol=rtol, atol=1e-7, err_msg=name)
-    norm = float(optax.global_norm(state.params))
+    norm = float(optax.tree.norm(state.params))
     for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(other_state.params), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=rtol * norm / 100)
 
@@ -106,8 +108,37 @@ def test_the_loss_is_the_librarys_atkd_on_the_two_models_logits(models, batch):
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: f"{objective.name}-{objective.direction}")
 def test_micro_batches_change_nothing(models, batch, objective):
     whole = run(models, batch, objective=objective)
-    for microbatches in (2, 8):
-        assert_same(whole, run(models, batch, objective=objective, microbatches=microbatches))
+    assert_same(whole, run(models, batch, objective=objective, microbatches=4))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: f"{objective.name}-{objective.direction}")
+def test_chunks_change_nothing(models, batch, objective):
+    whole = run(models, batch, objective=objective)
+    assert_same(whole, run(models, batch, objective=objective, chunk_tokens=7))
+    assert_same(whole, run(models, batch, objective=objective, chunk_tokens=1000, microbatches=4))
+
+
+def test_columns_beyond_the_vocabulary_change_nothing(models, batch):
+    (student, params), (teacher, teacher_params) = models
+    narrow = dict(batch, tokens=batch["tokens"] % 20)
+
+    def step_with(student_params, teacher_params, vocab_size):
+        optimizer = sgd()
+        step = make_train_step(
+            student=student,
+            teacher=teacher,
+            objective=make_objective(ObjectiveConfig()),
+            optimizer=optimizer,
+            vocab_size=vocab_size,
+        )
+        return jax.jit(step)(initial_state(student_params, optimizer=optimizer, seed=0), teacher_params, narrow)
+
+    def widened(params):
+        return jax.tree.map(lambda leaf: leaf.at[..., 20:].set(9.0) if leaf.shape[-1] == VOCAB else leaf, params)
+
+    _, metrics = step_with(params, teacher_params, 20)
+    _, widened_metrics = step_with(widened(params), widened(teacher_params), 20)
+    np.testing.assert_allclose(metrics["loss"], widened_metrics["loss"], rtol=1e-6)
 
 
 def test_padding_changes_nothing(models, batch):
@@ -127,7 +158,11 @@ def test_every_mesh_gives_one_devices_step(models, batch, fsdp, tensor):
     optimizer = make_optimizer(OptimizerConfig(warmup_steps=0, learning_rate=1e-2, eps=1.0), steps=10)
     expected = run(models, batch, optimizer=optimizer, steps=2)
     step = make_train_step(
-        student=student, teacher=teacher, objective=make_objective(ObjectiveConfig()), optimizer=optimizer
+        student=student,
+        teacher=teacher,
+        objective=make_objective(ObjectiveConfig()),
+        optimizer=optimizer,
+        vocab_size=VOCAB,
     )
     placed_teacher = jax.device_put(
         teacher_params, parameter_shardings(mesh, logical_axes(teacher_params), teacher_params)
@@ -148,6 +183,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(models, batch):
             teacher=teacher,
             objective=make_objective(ObjectiveConfig(name="forward_kl")),
             optimizer=optimizer,
+            vocab_size=VOCAB,
         )
     )
     start = initial_state(params, optimizer=optimizer, seed=0)
@@ -167,7 +203,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(models, batch):
 
 
 def test_the_student_learns_the_teacher(models, batch):
-    optimizer = make_optimizer(OptimizerConfig(warmup_steps=0, learning_rate=3e-3), steps=40)
+    optimizer = make_optimizer(OptimizerConfig(warmup_steps=0, learning_rate=1e-2), steps=60)
     _, first = run(models, batch, optimizer=optimizer, steps=1)
-    _, last = run(models, batch, optimizer=optimizer, steps=40)
+    _, last = run(models, batch, optimizer=optimizer, steps=60)
     assert float(last["loss"]) < 0.5 * float(first["loss"])

@@ -1,0 +1,169 @@
+import io
+import json
+import os
+import signal
+import threading
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from atkd_jax.config import Config
+from atkd_jax.errors import InputError
+from atkd_jax.training.metrics import read_metrics
+from atkd_jax.training.run import train
+
+TIMES = {"step_seconds", "tokens_per_second", "teacher_share"}
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
+    lines = [{"prompt": f"Add {a} to x.", "response": f"def add(x):\n    return x + {a}\n"} for a in range(40)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def config(tmp_path, tiny_teacher_directory, examples):
+    def make(**changes):
+        tree = {
+            "run_dir": tmp_path / "run",
+            "teacher": {"model": str(tiny_teacher_directory)},
+            "student": {"layers": 2},
+            "data": {"source": str(examples), "sequence_length": 64},
+            "training": {"steps": 6, "batch_size": 8},
+            "optimizer": {"learning_rate": 3e-3, "warmup_steps": 1},
+            "checkpoint": {"every_steps": 100},
+        }
+        for dotted, value in changes.items():
+            *groups, name = dotted.split("__")
+            branch = tree
+            for group in groups:
+                branch = branch.setdefault(group, {})
+            branch[name] = value
+        return Config.model_validate(tree)
+
+    return make
+
+
+def quiet():
+    return Console(file=io.StringIO(), width=200)
+
+
+def without_times(lines):
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+
+
+def assert_same_bits(one, other):
+    for ours, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+def test_a_run_in_two_parts_is_the_run_in_one(config, tmp_path):
+    whole = train(config(run_dir=tmp_path / "whole"), console=quiet())
+    # The schedule is that of six steps in both; the first part is ended by Ctrl-C, sent when three lines are there.
+    metrics = tmp_path / "parts" / "metrics.jsonl"
+    settings = config(run_dir=tmp_path / "parts", training__steps=6)
+
+    def interrupt():
+        while not metrics.exists() or metrics.read_text().count("\n") < 2:
+            pass
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    first = train(settings, console=quiet())
+    out = io.StringIO()
+    second = train(settings, console=Console(file=out, width=200))
+    if first.stopped_by is not None:
+        assert 2 <= int(first.state.step) < 6
+        assert f"Going on from step {int(first.state.step)}" in out.getvalue()
+    assert_same_bits(whole.state, second.state)
+    assert without_times(read_metrics(tmp_path / "whole")) == without_times(read_metrics(tmp_path / "parts"))
+
+
+def test_the_gates_diagnostics_and_the_data_counts_are_in_the_metrics(config, tmp_path):
+    train(config(training__steps=2), console=quiet())
+    last = read_metrics(tmp_path / "run")[-1]
+    assert last["step"] == 2
+    expected = {
+        "loss",
+        "cross_entropy",
+        "easy_share",
+        "uncertainty_threshold",
+        "uncertainty_easy",
+        "uncertainty_hard",
+        "target_kd_easy",
+        "target_kd_hard",
+        "diversity_kd_easy",
+        "diversity_kd_hard",
+        "gradient_norm",
+        "skipped_steps",
+        "counted_tokens",
+        "learning_rate",
+        "data/epoch",
+        "data/fill",
+        "data/truncated_examples",
+        "data/dropped_examples",
+        *TIMES,
+    }
+    assert expected <= set(last)
+    assert all(value is not None for value in last.values())
+
+
+@pytest.mark.parametrize(
+    "changes", [{"mesh__fsdp": 2}, {"mesh__fsdp": 2, "mesh__tensor": 2}, {"training__remat": "full"}]
+)
+def test_meshes_and_rematerialisation_give_the_same_losses(config, tmp_path, changes):
+    train(config(run_dir=tmp_path / "plain"), console=quiet())
+    train(config(run_dir=tmp_path / "other", **changes), console=quiet())
+    plain, other = read_metrics(tmp_path / "plain"), read_metrics(tmp_path / "other")
+    np.testing.assert_allclose([line["loss"] for line in plain], [line["loss"] for line in other], rtol=1e-5)
+
+
+def test_a_finished_run_is_left_alone_and_a_longer_one_goes_on(config, tmp_path):
+    train(config(training__steps=2), console=quiet())
+    out = io.StringIO()
+    train(config(training__steps=2), console=Console(file=out, width=200))
+    assert "has already taken its 2 steps" in out.getvalue()
+    longer = train(config(training__steps=3), console=quiet())
+    assert int(longer.state.step) == 3
+
+
+def test_another_config_in_the_same_directory_is_refused(config):
+    train(config(training__steps=1), console=quiet())
+    with pytest.raises(InputError, match=r"objective.easy_weight=0.2 then and 0.7 now"):
+        train(config(training__steps=1, objective__easy_weight=0.7), console=quiet())
+
+
+def test_bfloat16_and_other_starts_train(config, tmp_path, tiny_teacher_directory):
+    for number, changes in enumerate(
+        (
+            {"training__dtype": "bfloat16", "teacher__dtype": "bfloat16"},
+            {"student": {"init": "directory", "directory": tiny_teacher_directory}},
+            {"student": {"init": "scratch", "size": "0.3m"}},
+        )
+    ):
+        run_dir = tmp_path / str(number)
+        train(config(run_dir=run_dir, training__steps=3, **changes), console=quiet())
+        assert np.isfinite([line["loss"] for line in read_metrics(run_dir)]).all()
+
+
+def test_rows_that_do_not_divide_over_devices_and_parts_are_refused(config):
+    with pytest.raises(InputError, match=r"training.batch_size=8 must be a multiple of 16: 8 devices share the rows"):
+        train(config(training__microbatches=2), console=quiet())
+
+
+def test_students_with_another_tokenizer_are_refused(config, tmp_path, tiny_teacher_directory):
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in tiny_teacher_directory.iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    first, second = sorted(vocabulary, key=vocabulary.get)[40:42]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(InputError, match="tokenizer"):
+        train(config(student={"init": "directory", "directory": other}), console=quiet())
