@@ -116,11 +116,11 @@ def fetch_model(name_or_path: str | Path, *, cache_dir: Path | str, report: Call
     """
     name = str(name_or_path)
     given = Path(name).expanduser()
-    if given.is_dir() and ((given / "config.json").is_file() or name not in KNOWN_MODELS):
+    if name and given.is_dir() and ((given / "config.json").is_file() or name not in KNOWN_MODELS):
         return given
     if name not in KNOWN_MODELS and not _HUB_ID.fullmatch(name):
         raise InputError(
-            f"{name} must be a directory that exists, a hub id such as org/model, or one of {', '.join(KNOWN_MODELS)}, "
+            f"{name!r} must be a directory that exists, a hub id such as org/model, or one of {', '.join(KNOWN_MODELS)}, "
             "but is none of them; correct it."
         )
     directory = Path(cache_dir).expanduser() / "models" / name.replace("/", "--")

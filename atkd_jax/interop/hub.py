@@ -83,8 +83,9 @@ def _download(hub_id: str, partial: Path) -> None:
         ) from None
     # The errors of the hub's client, of its HTTP library and of the disk have no class in common.
     except Exception as error:
+        why = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"{hub_id} could not be downloaded from {constants.ENDPOINT} ({error}); run the same again, and what has "
+            f"{hub_id} could not be downloaded from {constants.ENDPOINT} ({why}); run the same again, and what has "
             "come so far is kept."
         ) from error
 

