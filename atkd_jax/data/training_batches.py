@@ -172,10 +172,10 @@ class TrainingBatches(Iterator[Batch]):
 
     @property
     def epoch(self) -> float:
-        """How often the data was read so far, on the mean of this process's rows; 1.0 when once."""
-        rows = self._iterator.get_state()["rows"]
-        read = sum(row["read"] for row in rows) / len(rows)
-        return read * self._settings["batch_size"] / self._settings["examples"]
+        """How often the data was handed out or dropped, judged by this process's rows; 1.0 is once through."""
+        counts = self.counts
+        share = len(self._iterator.get_state()["rows"]) / self._settings["batch_size"]
+        return (counts.examples + counts.dropped) / (self._settings["examples"] * share)
 
     def close(self) -> None:
         """Ends the thread that makes batches ahead."""
