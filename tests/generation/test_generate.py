@@ -1,0 +1,123 @@
+import jax
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from llama_oracle import GROUPED, make_pair
+
+from atkd_jax.errors import InputError
+from atkd_jax.generation import generate
+from atkd_jax.generation.generate import _generate_rows
+
+RNG = np.random.default_rng(0)
+PROMPTS = [RNG.integers(0, GROUPED.vocab_size, length).tolist() for length in (5, 20, 1, 33)]
+SETTINGS = {"max_new_tokens": 64, "eos_ids": (), "pad_id": 0}
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return make_pair()
+
+
+@pytest.fixture(scope="module")
+def model(pair):
+    return nnx.split(pair.decoder)
+
+
+def torch_greedy(oracle, prompt, eos_id=None):
+    ids = torch.tensor([prompt])
+    written = oracle.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=64,
+        do_sample=False,
+        eos_token_id=eos_id,
+        pad_token_id=0,
+    )
+    return written[0, len(prompt) :].tolist()
+
+
+@pytest.fixture(scope="module")
+def greedy_answers(model):
+    return generate(*model, PROMPTS, **SETTINGS)
+
+
+@pytest.mark.parametrize("row", range(4))
+def test_greedy_text_is_that_of_transformers(pair, greedy_answers, row):
+    assert greedy_answers[row] == torch_greedy(pair.oracle, PROMPTS[row])
+
+
+def test_greedy_text_says_something(greedy_answers):
+    assert len(set(sum(greedy_answers, []))) > 20
+
+
+def test_a_row_ends_with_the_first_of_the_eos_ids_and_holds_it(model, greedy_answers):
+    ends = (greedy_answers[0][7], greedy_answers[1][3])
+    stopped = generate(*model, PROMPTS, **SETTINGS | {"eos_ids": ends})
+    for short, whole in zip(stopped, greedy_answers, strict=True):
+        first = next((i for i, token in enumerate(whole) if token in ends), len(whole) - 1)
+        assert short == whole[: first + 1]
+    assert len(stopped[0]) <= 8
+
+
+def test_one_token_is_one_token(model, greedy_answers):
+    assert generate(*model, PROMPTS, **SETTINGS | {"max_new_tokens": 1}) == [answer[:1] for answer in greedy_answers]
+
+
+def test_groups_of_rows_write_what_all_rows_write(model, greedy_answers):
+    assert generate(*model, PROMPTS, **SETTINGS, batch_size=3) == greedy_answers
+
+
+DRAWN = {"max_new_tokens": 24, "eos_ids": (), "pad_id": 0, "temperature": 1.0, "top_p": 0.9, "top_k": 40}
+
+
+def test_a_row_does_not_depend_on_its_neighbours(model):
+    key = jax.random.key(0)
+    first = generate(*model, PROMPTS, **DRAWN, key=key)
+    second = generate(*model, [PROMPTS[0], PROMPTS[2], PROMPTS[2], PROMPTS[1]], **DRAWN, key=key)
+    assert (first[0], first[2]) == (second[0], second[2])
+    assert second[1] != second[2]  # The same prompt under another key.
+
+
+def test_a_key_tells_what_is_drawn(model):
+    first, again, other = (generate(*model, PROMPTS, **DRAWN, key=jax.random.key(seed)) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def test_a_temperature_near_zero_and_a_cut_to_one_token_are_greedy(model, greedy_answers):
+    expected = [answer[:24] for answer in greedy_answers]
+    key = jax.random.key(0)
+    assert generate(*model, PROMPTS, **DRAWN | {"temperature": 1e-4}, key=key) == expected
+    assert generate(*model, PROMPTS, **DRAWN | {"top_k": 1}, key=key) == expected
+    assert generate(*model, PROMPTS, **DRAWN | {"top_p": 1e-6}, key=key) == expected
+
+
+def test_prompts_of_one_bucket_share_a_program(model):
+    generate(*model, [[1] * 17], **DRAWN, key=jax.random.key(0))
+    programs = _generate_rows._cache_size()
+    settings = DRAWN | {"temperature": 0.5, "top_p": 0.3}
+    generate(*model, [[1] * 24], **settings, key=jax.random.key(1))
+    assert _generate_rows._cache_size() == programs
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"prompts": []}, "there must be at least one prompt, got an empty list"),
+        ({"prompts": [[1], []]}, r"prompt 1 \(from 0\) has none"),
+        ({"prompts": [[1, 101]]}, r"must be from 0 to 100, but prompt 0 \(from 0\) has 1 to 101"),
+        ({"top_p": 0.0}, "top_p must be above 0 and at most 1, got 0.0"),
+        ({"top_p": 1.5}, "top_p must be above 0 and at most 1, got 1.5"),
+        ({"top_p": float("nan")}, "top_p must be above 0 and at most 1, got nan"),
+        ({"top_k": 0}, "top_k must be at least 1, got 0"),
+        ({"temperature": -1.0}, "temperature must be a number from 0 on, got -1.0"),
+        ({"temperature": 1.0}, "temperature 1.0 draws tokens and needs a key"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(model, change, sentence):
+    arguments = {"prompts": PROMPTS} | SETTINGS | change
+    with pytest.raises(InputError, match=f"^generate: .*{sentence}"):
+        generate(*model, arguments.pop("prompts"), **arguments)
