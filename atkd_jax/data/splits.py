@@ -36,7 +36,10 @@ def split_range(spec: str, lengths: Mapping[str, int], *, source: str) -> tuple[
         )
     name = match["name"]
     if name not in lengths:
-        raise InputError(f"{source} has no split {name!r}: there is {', '.join(map(repr, lengths))}.")
+        there = ", ".join(map(repr, lengths))
+        raise InputError(
+            f"{source} has no split {name!r}: there is {there}, or a slice of it such as '{next(iter(lengths))}[90%:]'."
+        )
     length = lengths[name]
     return name, range(length)[_bound(match["start"], length) : _bound(match["stop"], length)]
 

@@ -31,7 +31,10 @@ def test_two_shares_part_the_split(length, percent):
 
 
 def test_an_unknown_split_names_those_there():
-    with pytest.raises(InputError, match=r"^data\.jsonl has no split 'test': there is 'train'\.$"):
+    with pytest.raises(
+        InputError,
+        match=r"^data\.jsonl has no split 'test': there is 'train', or a slice of it such as 'train\[90%:\]'\.$",
+    ):
         split_range("test[:5]", {"train": 3}, source="data.jsonl")
 
 
