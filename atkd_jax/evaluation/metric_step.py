@@ -12,6 +12,7 @@ from flax import nnx
 from atkd_jax import losses
 from atkd_jax.models import Decoder
 from atkd_jax.objectives import next_token_targets
+from atkd_jax.objectives.counted import counted_chunks
 
 
 class TokenMetrics(NamedTuple):
@@ -63,29 +64,24 @@ def make_metric_step(
         targets, mask = next_token_targets(
             tokens=batch["tokens"], segment_ids=batch["segment_ids"], loss_mask=batch["loss_mask"]
         )
-        targets, mask = targets.reshape(-1), mask.reshape(-1)
-        counted = mask.sum(dtype=jnp.int32)
-        # Counted positions first. The last chunk may reach beyond the end, where position 0 stands in, uncounted.
-        order = jnp.pad(jnp.argsort(~mask, stable=True), (0, -mask.size % chunk_tokens))
+        targets = targets.reshape(-1)
+        chunks = counted_chunks(mask.reshape(-1), chunk_tokens)
 
-        def measure_chunk(number, metrics):
-            start = number * chunk_tokens
-            picked = jax.lax.dynamic_slice_in_dim(order, start, chunk_tokens)
+        def measure_chunk(turn, metrics):
+            picked, valid = chunks.chunk(turn)
             logits = [
                 model.logits(states[picked])[:, :vocab_size].astype(jnp.float32)
                 for model, states in zip(models, hidden, strict=True)
             ]
-            valid = start + jnp.arange(chunk_tokens) < counted
-            found = [_token_metrics(own, logits[0], targets[picked], valid) for own in logits]
+            found = tuple(_token_metrics(own, logits[0], targets[picked], valid) for own in logits)
+            start = turn * chunks.chunk_tokens
             return jax.tree.map(
-                lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, start, axis=0),
-                metrics,
-                tuple(found),
+                lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, start, axis=0), metrics, found
             )
 
-        blank = TokenMetrics(*[jnp.zeros(order.shape, jnp.float32)] * len(TokenMetrics._fields))
-        chunks = (counted + chunk_tokens - 1) // chunk_tokens
-        return jax.lax.fori_loop(0, chunks, measure_chunk, (blank,) * len(models)), counted
+        blank = TokenMetrics(*[jnp.zeros(chunks.order.shape, jnp.float32)] * len(TokenMetrics._fields))
+        metrics = jax.lax.fori_loop(0, chunks.turns, measure_chunk, (blank,) * len(models))
+        return metrics, chunks.counted
 
     return step
 
