@@ -48,8 +48,8 @@ def require_space(directory: Path, needed_bytes: int) -> None:
     free_bytes = shutil.disk_usage(directory).free
     if free_bytes < needed_bytes:
         raise InputError(
-            f"{directory.parent} needs {needed_bytes / 1e9:.2f} GB of free disk for what is about to be written, but "
-            f"has {free_bytes / 1e9:.2f} GB; free some, or choose a place on another disk."
+            f"{directory.parent} needs {needed_bytes / 1e6:,.1f} MB of free disk for what is about to be written, but "
+            f"has {free_bytes / 1e6:,.1f} MB; free some, or choose a place on another disk."
         )
 
 

