@@ -120,8 +120,8 @@ def fetch_model(name_or_path: str | Path, *, cache_dir: Path | str, report: Call
         return given
     if name not in KNOWN_MODELS and not _HUB_ID.fullmatch(name):
         raise InputError(
-            f"{name!r} must be a directory that exists, a hub id such as org/model, or one of {', '.join(KNOWN_MODELS)}, "
-            "but is none of them; correct it."
+            f"{name!r} must be a directory that exists, a hub id such as org/model, or one of "
+            f"{', '.join(KNOWN_MODELS)}, but is none of them; correct it."
         )
     directory = Path(cache_dir).expanduser() / "models" / name.replace("/", "--")
     if directory.is_dir():
