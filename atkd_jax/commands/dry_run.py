@@ -98,15 +98,17 @@ def make_plan(config: Config, *, mesh: Mesh, teacher: DecoderConfig, student: De
 
 def _step_memory(config: Config, mesh: Mesh, *, teacher: DecoderConfig, student: DecoderConfig) -> list[Memory]:
     rows, length = config.training.batch_size, config.data.sequence_length
-    part = rows // config.training.microbatches
+    microbatch_tokens = rows // config.training.microbatches * length
+    # As in training: one device takes counted tokens a chunk at a time, several take their rows whole.
+    together = min(config.training.chunk_tokens, microbatch_tokens) if mesh.size == 1 else microbatch_tokens
     integers = jax.ShapeDtypeStruct((rows, length), jnp.int32)
     mask = jax.ShapeDtypeStruct((rows, length), jnp.bool_)
     hidden = jax.ShapeDtypeStruct((rows, length, teacher.width), jnp.dtype(config.teacher.dtype))
-    logits = [jax.ShapeDtypeStruct((part, length, model.vocab_size), jnp.float32) for model in (teacher, student)]
+    logits = [jax.ShapeDtypeStruct((together, model.vocab_size), jnp.float32) for model in (teacher, student)]
     arrays = {
         "batch": [integers, integers, integers, mask],
         "teacher's hidden states": [hidden],
-        "both models' logits of a micro-batch": logits,
+        "both models' logits": logits,
     }
     by_rows = row_sharding(mesh)
     return [_memory(what, group, [by_rows] * len(group)) for what, group in arrays.items()]

@@ -14,7 +14,7 @@ from atkd_jax.errors import InputError
 from atkd_jax.evaluation.metric_step import TokenMetrics, make_metric_step
 from atkd_jax.evaluation.report import TEACHER, Report, Scores
 from atkd_jax.models import Decoder, logical_axes
-from atkd_jax.sharding import parameter_shardings, replicated, rows_divisor, shard_batch
+from atkd_jax.sharding import parameter_shardings, replicated, row_sharding, rows_divisor, shard_batch
 
 Batch = Mapping[str, np.ndarray]
 
@@ -43,7 +43,7 @@ def measure(
         vocab_size: Both heads are cut to so many tokens, the tokenizer's number; the heads' own size if None.
         mesh: Parameters and rows are spread over these devices; left where they are if None. On several processes each
             gives its own rows of every batch and gets the whole report.
-        chunk_tokens: Positions that go through the heads at once; bounds the memory for logits.
+        chunk_tokens: Positions that go through the heads at once on a device; bounds the memory for logits.
         on_batch: Is called with the number of batches done after each.
 
     Returns:
@@ -58,10 +58,7 @@ def measure(
     splits = [nnx.split(model) for model in models.values()]
     graphs = [graph for graph, _ in splits]
     params = [_placed(own, mesh) for _, own in splits]
-    step = jax.jit(
-        make_metric_step(graphs[0], graphs[1:], vocab_size=_vocab_size(models, vocab_size), chunk_tokens=chunk_tokens),
-        out_shardings=None if mesh is None else replicated(mesh),
-    )
+    step = _compiled_step(graphs, mesh, vocab_size=_vocab_size(models, vocab_size), chunk_tokens=chunk_tokens)
     sums = np.zeros((len(models), len(TokenMetrics._fields)), np.float64)
     counted_tokens = 0
     for done, batch in enumerate(batches, start=1):
@@ -75,6 +72,21 @@ def measure(
         )
     means = sums / counted_tokens
     return Report(counted_tokens, {name: Scores(*map(float, row)) for name, row in zip(models, means, strict=True)})
+
+
+def _compiled_step(graphs: list[Any], mesh: Mesh | None, *, vocab_size: int, chunk_tokens: int) -> Callable[..., Any]:
+    teacher, students = graphs[0], graphs[1:]
+    if mesh is None:
+        return jax.jit(make_metric_step(teacher, students, vocab_size=vocab_size, chunk_tokens=chunk_tokens))
+    by_rows = row_sharding(mesh)
+    step = make_metric_step(
+        teacher,
+        students,
+        vocab_size=vocab_size,
+        chunk_tokens=chunk_tokens * rows_divisor(mesh),
+        spread=lambda chunk: jax.lax.with_sharding_constraint(chunk, by_rows),
+    )
+    return jax.jit(step, out_shardings=replicated(mesh))
 
 
 def _named(teacher: Decoder, students: Mapping[str, Decoder]) -> dict[str, Decoder]:

@@ -38,6 +38,7 @@ def make_metric_step(
     *,
     vocab_size: int,
     chunk_tokens: int,
+    spread: Callable[[jax.Array], jax.Array] = lambda chunk: chunk,
 ) -> MetricStep:
     """Gives the pure function that measures the teacher and each student on one batch.
 
@@ -50,6 +51,7 @@ def make_metric_step(
         students: The students' structures.
         vocab_size: Both heads are cut to so many columns.
         chunk_tokens: Positions per product with the heads.
+        spread: Says where a chunk's `[chunk_tokens, width]` lies, so that devices share the product with the heads.
 
     Returns:
         `step(teacher_params, students_params, batch)`, which gives the metrics of the teacher and of each student, in
@@ -70,7 +72,7 @@ def make_metric_step(
         def measure_chunk(turn, metrics):
             picked, valid = chunks.chunk(turn)
             logits = [
-                model.logits(states[picked])[:, :vocab_size].astype(jnp.float32)
+                model.logits(spread(states[picked]))[:, :vocab_size].astype(jnp.float32)
                 for model, states in zip(models, hidden, strict=True)
             ]
             found = tuple(_token_metrics(own, logits[0], targets[picked], valid) for own in logits)

@@ -52,6 +52,15 @@ def test_memory_is_counted_from_shapes(plan, untrained):
     tokens = untrained.training.batch_size * untrained.data.sequence_length
     assert bytes_of(found, "batch").total_bytes == 13 * tokens
     assert bytes_of(found, "teacher's hidden states").total_bytes == 4 * tokens * 32
+    vocab_size = read_config(untrained.teacher.model).vocab_size
+    assert bytes_of(found, "both models' logits").total_bytes == 2 * 4 * tokens * vocab_size
+
+
+def test_one_device_holds_a_chunk_of_logits(plan, untrained):
+    small = untrained.model_copy(update={"training": untrained.training.model_copy(update={"chunk_tokens": 16})})
+    found = plan(small, devices=jax.devices()[:1])
+    vocab_size = read_config(untrained.teacher.model).vocab_size
+    assert bytes_of(found, "both models' logits").total_bytes == 2 * 4 * 16 * vocab_size
 
 
 def test_a_mesh_divides_what_it_splits(plan):
