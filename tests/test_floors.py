@@ -51,8 +51,12 @@ def imported_modules(tree, path):
             if node.level:
                 package = path.relative_to(ROOT).parts[: -node.level]
                 module = ".".join([*package, *([node.module] if node.module else [])])
-            # What `from atkd_jax import losses` names may be a module.
-            yield from (f"{module}.{alias.name}" for alias in node.names) if module == "atkd_jax" else [module]
+            if module != "atkd_jax":
+                yield module
+                continue
+            # What `from atkd_jax import losses` names is a room, and `__version__` is not.
+            names = [alias.name for alias in node.names]
+            yield from (f"atkd_jax.{name}" for name in names if not name.startswith("__"))
 
 
 def breaches(tree, path):
