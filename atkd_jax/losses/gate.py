@@ -174,9 +174,11 @@ def _ranking(function: str, uncertainty, target_log_probs, mask, hard_fraction):
 
 def _threshold(surprise: jax.Array, mask: jax.Array, hard_fraction: float) -> jax.Array:
     """Returns element floor((n - 1) (1 - hard_fraction)) of the n counted values in ascending order."""
+    if mask.size == 0:
+        return jnp.asarray(jnp.inf, surprise.dtype)
     ascending = jnp.sort(jnp.where(mask, surprise, jnp.inf).ravel())
     # n is known on the device alone, where float32 would round the product across an integer. The floors for every n
     # are therefore computed here, in float64, and looked up.
-    floors = np.floor(np.arange(max(mask.size, 1)) * (1.0 - hard_fraction)).astype(np.int32)
+    floors = np.floor(np.arange(mask.size) * (1.0 - hard_fraction)).astype(np.int32)
     counted = jnp.sum(mask)
     return ascending[jnp.asarray(floors)[jnp.maximum(counted - 1, 0)]]

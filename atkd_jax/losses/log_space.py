@@ -117,9 +117,11 @@ def target_margin(logits: jax.Array, targets: jax.Array) -> jax.Array:
     largest = jnp.max(rest, axis=-1)
     shift = jnp.where(largest == -jnp.inf, 0, largest)
     _, log_sum, mass = normalized(rest)
-    target_logit = jnp.max(jnp.where(is_target(logits, targets), logits, -jnp.inf), axis=-1)
+    known = (targets >= 0) & (targets < vocabulary)
+    columns = jnp.where(known, targets, 0)[..., None]
+    target_logit = jnp.take_along_axis(logits, columns, axis=-1, mode="promise_in_bounds")[..., 0]
     margin = jnp.where(mass[..., 0], target_logit - shift - log_sum[..., 0], jnp.inf)
-    return jnp.where((targets >= 0) & (targets < vocabulary), margin, jnp.nan)
+    return jnp.where(known, margin, jnp.nan)
 
 
 @partial(target_margin.defjvp, symbolic_zeros=True)

@@ -171,6 +171,23 @@ def test_the_mesh_has_no_influence(mesh_shape):
     np.testing.assert_allclose(gradient(*placed), gradient(student, teacher, targets, mask), rtol=1e-5, atol=1e-8)
 
 
+def test_no_logits_are_gathered_where_the_vocabulary_is_split():
+    student, teacher, targets, mask = random_case(5, (8, 6), 16)
+    mesh = jax.make_mesh((2, 4), ("data", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    split = [
+        jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+        for axes in (("data", None, "tensor"), ("data",))
+    ]
+    function = jax.jit(
+        jax.value_and_grad(lambda *arrays: uncompiled(*arrays)[0]), in_shardings=split[:1] * 2 + split[1:] * 2
+    )
+    compiled = function.lower(student, teacher, targets, mask).compile().as_text()
+    gathered = [line for line in compiled.splitlines() if "all-gather(" in line or "all-to-all(" in line]
+    # The gate ranks the tokens of all devices: one number per token, and not one per token and word.
+    assert len(gathered) == 1
+    assert f"f32[{mask.size}]" in gathered[0]
+
+
 @pytest.mark.parametrize("vocabulary", [1, 2, 9])
 @pytest.mark.parametrize("tokens", [1, 2])
 def test_few_tokens(vocabulary, tokens):
