@@ -10,8 +10,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from atkd_jax.losses import validation
-from atkd_jax.losses.log_space import entropy_to_mixture, log_probabilities, relative_entropy
+from atkd_jax.losses import pointwise, validation
+from atkd_jax.losses.log_space import log_probabilities, relative_entropy
 
 
 def forward_kl(*, student_logits: jax.Array, teacher_logits: jax.Array, temperature: float = 1.0) -> jax.Array:
@@ -123,10 +123,8 @@ def generalized_jsd(
         return relative_entropy(teacher, student)
     if beta == 1:
         return relative_entropy(student, teacher)
-    p_log_probs, q_log_probs = log_probabilities(teacher), log_probabilities(student)
-    from_teacher = entropy_to_mixture(p_log_probs, q_log_probs, 1 - beta)
-    from_student = entropy_to_mixture(q_log_probs, p_log_probs, beta)
-    return beta * from_teacher + (1 - beta) * from_student
+    terms = pointwise.jensen_shannon(log_probabilities(teacher), log_probabilities(student), beta=beta)
+    return pointwise.summed(terms)
 
 
 def total_variation(*, student_logits: jax.Array, teacher_logits: jax.Array, temperature: float = 1.0) -> jax.Array:
@@ -160,8 +158,7 @@ def total_variation(*, student_logits: jax.Array, teacher_logits: jax.Array, tem
       Wen et al., f-Divergence Minimization for Sequence-Level Knowledge Distillation, arXiv 2307.15190, section 3.
     """
     student, teacher = _logits("total_variation", student_logits, teacher_logits, temperature)
-    difference = jnp.exp(log_probabilities(teacher)) - jnp.exp(log_probabilities(student))
-    return jnp.sum(jnp.abs(difference), axis=-1) / 2
+    return pointwise.summed(pointwise.variation(log_probabilities(teacher), log_probabilities(student)))
 
 
 def skewed_forward_kl(
@@ -245,7 +242,8 @@ def _skewed(first: jax.Array, second: jax.Array, first_share: float) -> jax.Arra
         return relative_entropy(first, second)
     if first_share == 1:
         return jnp.zeros(first.shape[:-1], first.dtype)
-    return entropy_to_mixture(log_probabilities(first), log_probabilities(second), 1 - first_share)
+    terms = pointwise.to_mixture(log_probabilities(first), log_probabilities(second), q_weight=1 - first_share)
+    return pointwise.summed(terms)
 
 
 def _logits(function: str, student_logits, teacher_logits, temperature) -> list[jax.Array]:

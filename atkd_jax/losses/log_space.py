@@ -172,23 +172,15 @@ def _binary_relative_entropy_jvp(primals, tangents):
     return binary_relative_entropy(p_margin, q_margin), by_q * q_tangent + by_p * p_tangent
 
 
-def entropy_to_mixture(p_log_probs: jax.Array, q_log_probs: jax.Array, q_weight: float) -> jax.Array:
-    """Returns KL(p || (1 - w) p + w q), in nats, `[...]`, for 0 < w < 1 and log probabilities that are finite."""
-    terms = jnp.exp(p_log_probs) * _log_mixture_ratio(q_log_probs - p_log_probs, q_weight)
-    divergence = -jnp.sum(terms, axis=-1)
-    # The value alone is kept from rounding below 0; the derivatives stay those of the formula.
-    return divergence + jax.lax.stop_gradient(jnp.maximum(-divergence, 0))
-
-
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _log_mixture_ratio(gap: jax.Array, q_weight: float) -> jax.Array:
+def log_mixture_ratio(gap: jax.Array, q_weight: float) -> jax.Array:
     """Returns log((1 - w) + w exp(gap)) = log(mixture / p) where gap = log(q / p), exact for small and large gaps."""
     far_weight = jnp.where(gap > 0, 1 - q_weight, q_weight).astype(gap.dtype)
     return jnp.maximum(gap, 0) + jnp.log1p(far_weight * jnp.expm1(-jnp.abs(gap)))
 
 
-@_log_mixture_ratio.defjvp
+@log_mixture_ratio.defjvp
 def _log_mixture_ratio_jvp(q_weight, primals, tangents):
     (gap,), (tangent,) = primals, tangents
     log_odds = jnp.log(jnp.asarray(q_weight / (1 - q_weight), gap.dtype))
-    return _log_mixture_ratio(gap, q_weight), jax.nn.sigmoid(gap + log_odds) * tangent
+    return log_mixture_ratio(gap, q_weight), jax.nn.sigmoid(gap + log_odds) * tangent
