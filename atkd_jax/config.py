@@ -141,7 +141,9 @@ class TrainingConfig(_Node):
         description="What the backward pass recomputes: nothing, every layer, or all but matrix products.",
     )
     chunk_tokens: int = Field(
-        1024, ge=1, description="Counted tokens that go through the heads at once, on one device; changes memory only."
+        default=1024,
+        ge=1,
+        description="Counted tokens that go through the heads at once, on one device; changes memory only.",
     )
     max_nonfinite_steps: int = Field(default=5, ge=1, description="Stop after so many skipped steps in a row.")
     log_every_steps: int = Field(default=1, ge=1, description="Steps between lines of metrics.jsonl.")
@@ -166,7 +168,9 @@ class EvaluationConfig(_Node):
     """Held-out measurements, always with the teacher."""
 
     split: str = Field(default="test", description="The split that `evaluate` reads.")
-    max_examples: int | None = Field(default=None, ge=1, description="Read no more than the first so many examples.")
+    max_examples: int | None = Field(
+        default=None, ge=1, description="Read no more than so many examples, evenly spaced over the split."
+    )
     batch_size: int = Field(default=8, ge=1, description="Rows per batch.")
     samples: int = Field(default=1, ge=0, description="How many prompts are answered by each model, to be read.")
     sample_tokens: int = Field(default=64, ge=1, description="The longest answer.")

@@ -16,7 +16,7 @@ from atkd_jax.commands.run_directory import write_json
 from atkd_jax.commands.student import read_trained_student
 from atkd_jax.commands.verbs import EvaluateOptions
 from atkd_jax.config import Config
-from atkd_jax.data import EvaluationBatches, Examples, evaluation_batches, first_examples, open_source
+from atkd_jax.data import EvaluationBatches, Examples, evaluation_batches, open_source, spaced_examples
 from atkd_jax.evaluation import Report, Sample, measure, render_table, sample_answers
 from atkd_jax.models import Decoder
 from atkd_jax.sharding import make_mesh
@@ -31,7 +31,7 @@ def run(options: EvaluateOptions) -> None:
     began = time.monotonic()
     teacher = load_teacher(config.teacher, cache_dir=config.cache_dir, report=console.print)
     students, step = _students(config, teacher, with_run=options.run)
-    examples = first_examples(
+    examples = spaced_examples(
         open_source(
             config.data.source, split=config.evaluation.split, cache_dir=config.cache_dir, report=console.print
         ),

@@ -6,7 +6,7 @@
 
 from atkd_jax.data.counts import Counts
 from atkd_jax.data.evaluation_batches import EvaluationBatches, evaluation_batches
-from atkd_jax.data.examples import Example, Examples, first_examples
+from atkd_jax.data.examples import Example, Examples, spaced_examples
 from atkd_jax.data.sources import open_source
 from atkd_jax.data.templates import Template, render_prompt
 from atkd_jax.data.training_batches import TrainingBatches, merge_states, training_batches
@@ -19,9 +19,9 @@ __all__ = [
     "Template",
     "TrainingBatches",
     "evaluation_batches",
-    "first_examples",
     "merge_states",
     "open_source",
     "render_prompt",
+    "spaced_examples",
     "training_batches",
 ]

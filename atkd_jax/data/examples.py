@@ -85,18 +85,22 @@ def _text(record: Mapping[str, Any], key: str, where: str) -> str:
     return value
 
 
-class _FirstExamples:
+class _SpacedExamples:
+    """A view."""
+
     def __init__(self, examples: Examples, count: int):
-        self._examples = examples
-        self._count = count
+        self._examples, self._count = examples, count
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, index: int) -> Example:
-        return self._examples[range(self._count)[index]]
+        return self._examples[range(self._count)[index] * len(self._examples) // self._count]
 
 
-def first_examples(examples: Examples, limit: int | None) -> Examples:
-    """Returns the first `limit` examples (all of them for None, or where there are no more), still read by number."""
-    return examples if limit is None else _FirstExamples(examples, min(limit, len(examples)))
+def spaced_examples(examples: Examples, limit: int | None) -> Examples:
+    """Returns `limit` examples, evenly spaced, still read by number; all for None, or where there are no more.
+
+    Neighbours in a data set are alike (functions of one module, say), so the first few would stand for little.
+    """
+    return examples if limit is None or limit >= len(examples) else _SpacedExamples(examples, limit)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any, NamedTuple
 
@@ -56,12 +56,15 @@ class _Models(NamedTuple):
     chunk_tokens: int | None
 
 
-def train(config: Config, *, console: Console | None = None) -> Outcome:
+def train(
+    config: Config, *, console: Console | None = None, before_start: Callable[[], None] = lambda: None
+) -> Outcome:
     """Trains the config's student, from its newest checkpoint if the run has one.
 
     Args:
         config: The run.
         console: Where the progress line goes.
+        before_start: Called once nothing that was given can be refused any more, before anything is written.
 
     Returns:
         The last state, and the signal that ended the run early, if one did.
@@ -89,6 +92,7 @@ def train(config: Config, *, console: Console | None = None) -> Outcome:
         if int(state.step) >= config.training.steps:
             report(f"{config.run_dir} has already taken its {config.training.steps} steps.")
             return Outcome(state, None)
+        before_start()
         return _run(config, mesh, models, optimizer, state, batches, checkpoints, console)
 
 

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from atkd_jax.data.examples import Example, example_from_record, first_examples
+from atkd_jax.data.examples import Example, example_from_record, spaced_examples
 from atkd_jax.errors import InputError
 
 
@@ -35,10 +35,12 @@ def test_a_value_must_be_text():
         example_from_record({"prompt": "p", "response": ["r"]}, where="line 2")
 
 
-def test_first_examples_is_a_view_with_bounds():
-    examples = [Example(str(number), "") for number in range(5)]
-    first = first_examples(examples, 3)
-    assert [example.prompt for example in first] == ["0", "1", "2"]
-    assert first[-1].prompt == "2"
-    assert len(first_examples(examples, 9)) == 5
-    assert first_examples(examples, None) is examples
+def test_spaced_examples_is_a_view_over_the_whole():
+    examples = [Example(str(number), "") for number in range(6)]
+    spaced = spaced_examples(examples, 3)
+    assert [spaced[number].prompt for number in range(len(spaced))] == ["0", "2", "4"]
+    assert spaced[-1].prompt == "4"
+    with pytest.raises(IndexError):
+        spaced[3]
+    assert spaced_examples(examples, 9) is examples
+    assert spaced_examples(examples, None) is examples
