@@ -110,13 +110,14 @@ def _value_and_gradient(
 
     def one_chunk(turn: jax.Array) -> tuple[jax.Array, Metrics, jax.Array, jax.Array, jax.Array]:
         numbers, valid = chunks.chunk(turn)
-        part = jax.tree.map(lambda array: array[numbers], tokens)
-        weighting = jax.tree.map(lambda weights: jnp.where(valid, weights, 0.0), part.weighting)
-        part = part._replace(mask=valid, weighting=weighting)
-        loss = partial(_all_at_once, objective, teacher_head=teacher_head, tokens=part)
-        (value, metrics), gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(
-            student_hidden[numbers], student_head
+        # The last chunk has places to spare. Nothing of the tokens that stand there may get through: 0 times NaN is NaN.
+        hidden, part = jax.tree.map(
+            lambda array: jnp.where(valid.reshape(-1, *(1,) * (array.ndim - 1)), array[numbers], 0),
+            (student_hidden, tokens._replace(mask=None)),
         )
+        part = part._replace(mask=valid)
+        loss = partial(_all_at_once, objective, teacher_head=teacher_head, tokens=part)
+        (value, metrics), gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(hidden, student_head)
         return value, metrics, numbers, *gradients
 
     def add(turn: jax.Array, total):  # the carry's structure is that of `start`
