@@ -13,6 +13,47 @@ from atkd_jax.models.rotary import rotate
 MASKED_SCORE = -1e30
 
 
+# A long row's queries are worked through in at most so many parts of at least so many tokens.
+_MOST_PARTS = 8
+_SHORTEST_PART = 128
+
+
+def causal_attention(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array) -> jax.Array:
+    """Return what each token gathers from itself and the tokens before it in its own segment.
+
+    The queries go in a few parts, each of which meets only the keys up to its own end: of the scores that the mask
+    would discard, nearly half of all in a long row, most are never computed. The backward pass computes the rest anew,
+    so that no [T, T] array is kept.
+
+    Args:
+        query: [B, T, heads, head_dim].
+        key: [B, T, kv_heads, head_dim], with heads a multiple of kv_heads.
+        value: like key.
+        segment_ids: int [B, T].
+
+    Returns:
+        [B, T, heads, head_dim] in the value's dtype.
+    """
+    length = query.shape[1]
+    part = max(_SHORTEST_PART, -(-length // _MOST_PARTS))
+    attend = jax.checkpoint(_attend_up_to, prevent_cse=False, static_argnums=(4, 5))
+    parts = [
+        attend(query, key, value, segment_ids, start, min(start + part, length)) for start in range(0, length, part)
+    ]
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
+
+
+def _attend_up_to(query, key, value, segment_ids, start: int, end: int) -> jax.Array:
+    """Do the queries from `start` to `end`."""
+    mask = attention_mask(
+        query_segments=segment_ids[:, start:end],
+        key_segments=segment_ids[:, :end],
+        query_slots=jnp.arange(start, end),
+        key_slots=jnp.arange(end),
+    )
+    return grouped_query_attention(query[:, start:end], key[:, :end], value[:, :end], mask)
+
+
 def attention_mask(
     *, query_segments: jax.Array, key_segments: jax.Array, query_slots: jax.Array, key_slots: jax.Array
 ) -> jax.Array:
@@ -40,19 +81,24 @@ def grouped_query_attention(query: jax.Array, key: jax.Array, value: jax.Array, 
         mask: bool [B, T, S], true where a query may look at a key.
 
     Returns:
-        [B, T, heads, head_dim] in the query's dtype.
+        [B, T, heads, head_dim] in the value's dtype.
     """
     B, T, H, D = query.shape
-    kv_heads = key.shape[2]
-    query = query.reshape(B, T, kv_heads, H // kv_heads, D)
-    scores = jnp.einsum("btkgd,bskd->bkgts", query, key, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[:, None, None], scores * D**-0.5, MASKED_SCORE)
-    probs = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return jnp.einsum("bkgts,bskd->btkgd", probs, value).reshape(B, T, H, D)
+    S, kv_heads = key.shape[1:3]
+    group = H // kv_heads
+    # Both products are batched matrix products as they stand, so that only heads are transposed, never scores.
+    query = query.reshape(B, T, kv_heads, group, D).transpose(0, 2, 3, 1, 4).reshape(B, kv_heads, group * T, D)
+    key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
+    batch = ((0, 1), (0, 1))
+    scores = jax.lax.dot_general(query, key, (((3,), (3,)), batch), preferred_element_type=jnp.float32)
+    scores = jnp.where(mask[:, None, None], scores.reshape(B, kv_heads, group, T, S) * D**-0.5, MASKED_SCORE)
+    probs = jax.nn.softmax(scores, axis=-1).astype(value.dtype).reshape(B, kv_heads, group * T, S)
+    gathered = jax.lax.dot_general(probs, value, (((3,), (2,)), batch)).reshape(B, kv_heads, group, T, D)
+    return gathered.transpose(0, 3, 1, 2, 4).reshape(B, T, H, D)
 
 
 class Attention(nnx.Module):
-    """Self-attention with rotary positions. `keys_values` and `attend` are apart so that a cache fits between them."""
+    """The projections of self-attention with rotary positions; what is between them is the caller's, for a cache."""
 
     def __init__(
         self,
@@ -71,12 +117,8 @@ class Attention(nnx.Module):
         self.value = Linear((width,), (num_kv_heads, head_dim), rngs=rngs, stddev=stddev, **kinds)
         self.output = Linear((num_heads, head_dim), (width,), rngs=rngs, stddev=output_stddev, **kinds)
 
-    def keys_values(self, x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """Return the turned keys and the values of `x` [B, T, width]: [B, T, kv_heads, head_dim] each."""
-        return rotate(self.key(x), *angles), self.value(x)
-
-    def attend(
-        self, x: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, angles: tuple[jax.Array, jax.Array]
-    ) -> jax.Array:
-        """Return what the queries of `x` [B, T, width] gather from keys and values [B, S, ...]: [B, T, width]."""
-        return self.output(grouped_query_attention(rotate(self.query(x), *angles), key, value, mask))
+    def queries_keys_values(
+        self, x: jax.Array, angles: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Return what `x` [B, T, width] asks for and offers, turned by its positions: [B, T, heads, head_dim] each."""
+        return rotate(self.query(x), *angles), rotate(self.key(x), *angles), self.value(x)

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from atkd_jax.models.attention import Attention, attention_mask
+from atkd_jax.models.attention import Attention, attention_mask, causal_attention, grouped_query_attention
 from atkd_jax.models.cache import KVCache
 from atkd_jax.models.config import DecoderConfig
 from atkd_jax.models.layers import GatedMLP, RMSNorm
 from atkd_jax.models.rotary import rotary_angles
 
 Remat = Literal["none", "full", "dots"]
+Angles = tuple[jax.Array, jax.Array]
 _INIT_STDDEV = 0.02
 
 
@@ -47,19 +48,18 @@ class DecoderLayer(nnx.Module):
             **kinds,
         )
 
-    def __call__(self, x: jax.Array, mask: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
+    def __call__(self, x: jax.Array, segment_ids: jax.Array, angles: Angles) -> jax.Array:
         """Return the residual stream [B, T, width] after this layer."""
-        normed = self.attention_norm(x)
-        x = x + self.attention.attend(normed, *self.attention.keys_values(normed, angles), mask, angles)
+        heads = self.attention.queries_keys_values(self.attention_norm(x), angles)
+        x = x + self.attention.output(causal_attention(*heads, segment_ids))
         return x + self.mlp(self.mlp_norm(x))
 
     def decode(self, x, mask, angles, cache_key, cache_value, start):
         """Do the same with the keys and values of one layer's cache, extended from slot `start` by those of `x`."""
-        normed = self.attention_norm(x)
-        key, value = self.attention.keys_values(normed, angles)
+        query, key, value = self.attention.queries_keys_values(self.attention_norm(x), angles)
         cache_key = jax.lax.dynamic_update_slice_in_dim(cache_key, key, start, axis=1)
         cache_value = jax.lax.dynamic_update_slice_in_dim(cache_value, value, start, axis=1)
-        x = x + self.attention.attend(normed, cache_key, cache_value, mask, angles)
+        x = x + self.attention.output(grouped_query_attention(query, cache_key, cache_value, mask))
         return x + self.mlp(self.mlp_norm(x)), cache_key, cache_value
 
 
@@ -126,13 +126,11 @@ class Decoder(nnx.Module):
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         if segment_ids is None:
             segment_ids = jnp.ones_like(tokens)
-        slots = jnp.arange(tokens.shape[1])
-        mask = attention_mask(query_segments=segment_ids, key_segments=segment_ids, query_slots=slots, key_slots=slots)
         angles = rotary_angles(self.config, positions)
         graphdef, stacked = nnx.split(self.layers)
 
         def body(x, params):
-            return nnx.merge(graphdef, params)(x, mask, angles), None
+            return nnx.merge(graphdef, params)(x, segment_ids, angles), None
 
         x, _ = jax.lax.scan(self._rematerialised(body), self._embed(tokens), stacked)
         return self.final_norm(x)

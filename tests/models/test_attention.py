@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from atkd_jax.models.attention import attention_mask, grouped_query_attention
+from atkd_jax.models.attention import attention_mask, causal_attention, grouped_query_attention
 
 
 def drawn(*shape, seed=0):
@@ -47,3 +47,31 @@ def test_mask_is_causal_within_segments():
     mask = attention_mask(query_segments=segments, key_segments=segments, query_slots=slots, key_slots=slots)
     expected = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]
     np.testing.assert_array_equal(mask[0], np.asarray(expected, bool))
+
+
+@pytest.mark.parametrize("length", [1, 127, 128, 300, 1100])
+def test_causal_attention_is_that_of_torch_however_many_parts_it_goes_in(length):
+    query, key, value = drawn(1, length, 2, 4), drawn(1, length, 1, 4, seed=1), drawn(1, length, 1, 4, seed=2)
+    segments = np.sort(np.random.default_rng(0).integers(1, 4, (1, length)))
+    mask = np.tril(segments[:, :, None] == segments[:, None, :])
+    as_torch = [torch.tensor(array, requires_grad=True) for array in (query, key, value)]
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *(array.transpose(1, 2) for array in as_torch), attn_mask=torch.tensor(mask)[:, None], enable_gqa=True
+    ).transpose(1, 2)
+    expected.sin().sum().backward()
+
+    def value_of(query, key, value):
+        out = causal_attention(query, key, value, jnp.asarray(segments))
+        return jnp.sum(jnp.sin(out)), out
+
+    (_, out), gradients = jax.jit(jax.value_and_grad(value_of, argnums=(0, 1, 2), has_aux=True))(query, key, value)
+    np.testing.assert_allclose(out, expected.detach(), atol=1e-5, rtol=1e-5)
+    for of_jax, of_torch in zip(gradients, as_torch, strict=True):
+        np.testing.assert_allclose(of_jax, of_torch.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_no_array_of_length_by_length_is_kept_for_the_backward_pass():
+    heads = jax.ShapeDtypeStruct((1, 1024, 2, 8), jnp.float32)
+    segments = jnp.ones((1, 1024), jnp.int32)
+    _, kept = jax.eval_shape(lambda q, k, v: jax.vjp(lambda *a: causal_attention(*a, segments), q, k, v), *[heads] * 3)
+    assert max(leaf.size for leaf in jax.tree.leaves(kept)) <= heads.size
