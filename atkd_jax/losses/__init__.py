@@ -15,6 +15,11 @@ Over a whole batch:
     hard_token_mask, hard_token_threshold, atkd_token_weights, atkd_diagnostics
                                          the parts of atkd, for batches that are worked through in micro-batches
 
+From hidden states and heads, never building `[tokens, vocab]`:
+
+    linear_atkd, linear_divergence       the same values and gradients, a block of the vocabulary at a time
+    linear_decoupled_terms               the primitive under them, per token, for any gate and weighting
+
 Arrays are passed by keyword, so that student and teacher cannot be swapped unseen. Results are float32, or float64
 where an input is; a bfloat16 input is widened inside.
 """
@@ -29,6 +34,7 @@ from atkd_jax.losses.divergences import (
     total_variation,
 )
 from atkd_jax.losses.gate import atkd_token_weights, hard_token_mask, hard_token_threshold
+from atkd_jax.losses.linear import linear_atkd, linear_decoupled_terms, linear_divergence
 from atkd_jax.losses.targets import cross_entropy, target_log_prob, teacher_uncertainty
 from atkd_jax.losses.whole_batch import atkd, atkd_diagnostics, decoupled_kd
 
@@ -45,6 +51,9 @@ __all__ = [
     "generalized_jsd",
     "hard_token_mask",
     "hard_token_threshold",
+    "linear_atkd",
+    "linear_decoupled_terms",
+    "linear_divergence",
     "reverse_kl",
     "skewed_forward_kl",
     "skewed_reverse_kl",

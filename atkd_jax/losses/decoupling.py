@@ -179,12 +179,18 @@ def _terms(function: str, student_logits, teacher_logits, targets, temperature, 
     student, teacher = validation.scaled(function, temperature, student, teacher)
     student_margin, teacher_margin = target_margin(student, targets), target_margin(teacher, targets)
     rests = without_target(teacher, targets), without_target(student, targets)
-    margins = teacher_margin, student_margin
-    if direction == "reverse":
-        rests, margins = rests[::-1], margins[::-1]
+    rest = relative_entropy(*(rests[::-1] if direction == "reverse" else rests))
+    return terms_of_margins(student_margin, teacher_margin, rest, direction)
+
+
+def terms_of_margins(
+    student_margin: jax.Array, teacher_margin: jax.Array, diversity_kd: jax.Array, direction: str
+) -> DecoupledTerms:
+    """Returns the terms, given both models' `log_space.target_margin` and DKD."""
+    margins = (student_margin, teacher_margin) if direction == "reverse" else (teacher_margin, student_margin)
     return DecoupledTerms(
         target_kd=binary_relative_entropy(*margins),
-        diversity_kd=relative_entropy(*rests),
+        diversity_kd=diversity_kd,
         teacher_target_log_prob=jax.nn.log_sigmoid(teacher_margin),
         teacher_log_uncertainty=jax.nn.log_sigmoid(-teacher_margin),
         student_target_log_prob=jax.nn.log_sigmoid(student_margin),

@@ -151,7 +151,8 @@ def binary_relative_entropy(p_margin: jax.Array, q_margin: jax.Array) -> jax.Arr
     def part(sign):
         probability = jax.nn.sigmoid(sign * p_margin)
         gap = jax.nn.log_sigmoid(sign * p_margin) - jax.nn.log_sigmoid(sign * q_margin)
-        return jnp.where(probability > 0, probability * gap, 0)
+        # Not "> 0", which would turn a NaN into 0.
+        return jnp.where(probability == 0, 0, probability * gap)
 
     return jnp.maximum(part(1) + part(-1), 0)
 

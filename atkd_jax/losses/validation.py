@@ -6,6 +6,7 @@ from numbers import Real
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 VOCABULARY_ADVICE = "cut both heads to the tokenizer's size before the loss"
 
@@ -116,6 +117,64 @@ def choice(function: str, name: str, value, allowed: tuple[str, ...]) -> str:
         listed = " or ".join(repr(option) for option in allowed)
         raise ValueError(f"{function}: {name} must be {listed}, got {value!r}; choose one of them")
     return value
+
+
+def count(function: str, name: str, value, largest: int | None = None) -> int:
+    """Returns a number of things, which has to be a positive integer and at most `largest`.
+
+    Raises:
+      TypeError: it is no integer.
+      ValueError: it is out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{function}: {name} must be a Python integer, got {type(value).__name__}; pass a count")
+    if value < 1 or (largest is not None and value > largest):
+        rule = "at least 1" if largest is None else f"between 1 and {largest}, the columns that there are"
+        raise ValueError(f"{function}: {name} must be {rule}, got {value}; choose another number")
+    return int(value)
+
+
+def softcap(function: str, value) -> float | None:
+    """Returns the cap of soft-capped logits as a Python float, or None.
+
+    Raises:
+      ValueError: it is no positive number.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, Real) or not 0.0 < float(value) < float("inf"):
+        raise ValueError(f"{function}: a softcap must be a positive number or None, got {value}; None caps nothing")
+    return float(value)
+
+
+def model(function: str, name: str, hidden, head, bias, leading: tuple[int, ...]):
+    """Returns a model's hidden states, head and bias as JAX arrays of floating type whose shapes fit.
+
+    Raises:
+      TypeError: an array is not of floating type.
+      ValueError: the shapes do not fit.
+    """
+    hidden, head = jnp.asarray(hidden), jnp.asarray(head)
+    bias = None if bias is None else jnp.asarray(bias)
+    for label, array in ((f"{name}_hidden", hidden), (f"{name}_head", head), (f"{name}_bias", bias)):
+        if array is not None and not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(f"{function}: {label} must be of floating type, got {array.dtype}; pass activations")
+    if head.ndim != 2 or hidden.ndim == 0 or hidden.shape[-1] != head.shape[0]:
+        raise ValueError(
+            f"{function}: {name}_hidden [..., width] and {name}_head [width, vocab] must have the same width, got "
+            f"{hidden.shape} and {head.shape}; a tied embedding [vocab, width] has to be transposed"
+        )
+    if hidden.shape[:-1] != leading:
+        raise ValueError(
+            f"{function}: student_hidden and {name}_hidden must have the same positions, got {leading} and "
+            f"{hidden.shape[:-1]}; only the width may differ"
+        )
+    if bias is not None and bias.shape != head.shape[1:]:
+        raise ValueError(
+            f"{function}: {name}_bias must have one number for each column of {name}_head, shape {head.shape[1:]}, "
+            f"got {bias.shape}; pad it as the head is padded"
+        )
+    return hidden, head, bias
 
 
 def scaled(function: str, temperature, *logits: jax.Array) -> list[jax.Array]:

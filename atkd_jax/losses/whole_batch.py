@@ -85,7 +85,7 @@ def atkd(
     threshold = hard_token_threshold(target_log_probs=log_probs, mask=mask, hard_fraction=hard_fraction)
     weights = atkd_token_weights(hard=hard, mask=mask, easy_weight=easy_weight, normalizer=normalizer)
     diagnostics = atkd_diagnostics(terms=terms, hard=hard, mask=mask)
-    return _weighted_sum(terms, *weights), diagnostics | {"uncertainty_threshold": threshold}
+    return jnp.sum(weighted_terms(terms, *weights)), diagnostics | {"uncertainty_threshold": threshold}
 
 
 def decoupled_kd(
@@ -145,12 +145,13 @@ def decoupled_kd(
     terms, mask = _counted_terms("decoupled_kd", student_logits, teacher_logits, targets, mask, temperature, direction)
     dtype = terms.target_kd.dtype
     share = mask.astype(dtype) / jnp.maximum(jnp.sum(mask), 1).astype(dtype)
-    loss = _weighted_sum(terms, jnp.asarray(target_weight, dtype) * share, jnp.asarray(diversity_weight, dtype) * share)
+    weights = (jnp.asarray(weight, dtype) * share for weight in (target_weight, diversity_weight))
+    loss = jnp.sum(weighted_terms(terms, *weights))
     diagnostics = {
         "counted_tokens": jnp.sum(mask).astype(jnp.float32),
-        "uncertainty_mean": _mean(jnp.exp(terms.teacher_log_uncertainty), mask),
-        "target_kd_mean": _mean(terms.target_kd, mask),
-        "diversity_kd_mean": _mean(terms.diversity_kd, mask),
+        "uncertainty_mean": mean_of_group(jnp.exp(terms.teacher_log_uncertainty), mask),
+        "target_kd_mean": mean_of_group(terms.target_kd, mask),
+        "diversity_kd_mean": mean_of_group(terms.diversity_kd, mask),
     }
     return loss, diagnostics
 
@@ -190,12 +191,12 @@ def atkd_diagnostics(*, terms: DecoupledTerms, hard: jax.Array, mask: jax.Array)
     easy = mask & ~hard
     return {
         "counted_tokens": jnp.sum(mask).astype(jnp.float32),
-        "easy_share": _mean(easy.astype(jnp.float32), mask),
-        "uncertainty_mean": _mean(jnp.exp(terms.teacher_log_uncertainty), mask),
-        "target_kd_hard": _mean(terms.target_kd, hard),
-        "target_kd_easy": _mean(terms.target_kd, easy),
-        "diversity_kd_hard": _mean(terms.diversity_kd, hard),
-        "diversity_kd_easy": _mean(terms.diversity_kd, easy),
+        "easy_share": mean_of_group(easy.astype(jnp.float32), mask),
+        "uncertainty_mean": mean_of_group(jnp.exp(terms.teacher_log_uncertainty), mask),
+        "target_kd_hard": mean_of_group(terms.target_kd, hard),
+        "target_kd_easy": mean_of_group(terms.target_kd, easy),
+        "diversity_kd_hard": mean_of_group(terms.diversity_kd, hard),
+        "diversity_kd_easy": mean_of_group(terms.diversity_kd, easy),
     }
 
 
@@ -214,14 +215,17 @@ def _counted_terms(function, student_logits, teacher_logits, targets, mask, temp
     return terms, mask
 
 
-def _weighted_sum(terms: DecoupledTerms, target_weight: jax.Array, diversity_weight: jax.Array) -> jax.Array:
+def weighted_terms(terms: DecoupledTerms, target_weight: jax.Array, diversity_weight: jax.Array) -> jax.Array:
+    """Returns target_weight * TKD + diversity_weight * DKD of every token."""
+
     def products(weight, values):
         # A weight of 0 drops the term, also where the term is inf.
         return jnp.where(weight > 0, weight.astype(values.dtype) * values, 0)
 
-    return jnp.sum(products(target_weight, terms.target_kd) + products(diversity_weight, terms.diversity_kd))
+    return products(target_weight, terms.target_kd) + products(diversity_weight, terms.diversity_kd)
 
 
-def _mean(values: jax.Array, group: jax.Array) -> jax.Array:
+def mean_of_group(values: jax.Array, group: jax.Array) -> jax.Array:
+    """Returns the mean of the values where `group`, bool, is True, whatever the others are; 0 for an empty group."""
     count = jnp.maximum(jnp.sum(group), 1).astype(values.dtype)
     return jnp.sum(jnp.where(group, values, 0)) / count

@@ -222,6 +222,17 @@ def test_a_term_of_weight_zero_is_dropped_even_where_it_is_inf():
     assert np.isfinite(gradient(student, teacher, targets, mask)).all()
 
 
+@pytest.mark.parametrize("place", ["student", "teacher", "target"])
+def test_a_counted_nan_or_unknown_target_is_not_passed_over(place):
+    student, teacher, targets, mask = random_case(8)
+    mask[:] = True
+    {"student": student, "teacher": teacher}.get(place, student)[0, 0, 0] = 0.0 if place == "target" else np.nan
+    targets[0, 0] = 9 if place == "target" else targets[0, 0]
+    assert np.isnan(ours(student, teacher, targets, mask)[0])
+    terms = losses.decoupled_terms(student_logits=student, teacher_logits=teacher, targets=targets)
+    assert np.isnan(terms.target_kd[0, 0])
+
+
 def test_bfloat16_logits_give_a_float32_loss(oracle):
     student, teacher, targets, mask = random_case(9, (4, 16), 300)
     student, teacher = jnp.asarray(student, jnp.bfloat16), jnp.asarray(teacher, jnp.bfloat16)

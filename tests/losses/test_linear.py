@@ -1,0 +1,360 @@
+"""The linear forms against the full ones and NumPy: whatever the blocks, chunks, padding, widths, caps and meshes."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import PartitionSpec
+
+from atkd_jax import losses
+
+SHARES = {"generalized_jsd": "beta", "skewed_forward_kl": "alpha", "skewed_reverse_kl": "alpha"}
+NAMES = ("forward_kl", "reverse_kl", "generalized_jsd", "total_variation", "skewed_forward_kl", "skewed_reverse_kl")
+
+
+def random_case(seed=0, shape=(2, 5), widths=(4, 6), vocabulary=11, bias=False):
+    """Returns the arrays by the names of the arguments."""
+    rng = np.random.default_rng(seed)
+    case = {"targets": rng.integers(0, vocabulary, shape).astype(np.int32), "mask": rng.uniform(size=shape) < 0.7}
+    for name, width in zip(("student", "teacher"), widths, strict=True):
+        case[f"{name}_hidden"] = rng.normal(size=(*shape, width)).astype(np.float32)
+        case[f"{name}_head"] = rng.normal(size=(width, vocabulary)).astype(np.float32)
+        if bias:
+            case[f"{name}_bias"] = rng.normal(size=vocabulary).astype(np.float32)
+    return case
+
+
+def logits_of(case, name, *, softcap=None, vocab_size=None):
+    logits = case[f"{name}_hidden"] @ case[f"{name}_head"]
+    if f"{name}_bias" in case:
+        logits = logits + jnp.broadcast_to(case[f"{name}_bias"], logits.shape)
+    if softcap is not None:
+        logits = softcap * jnp.tanh(logits / softcap)
+    return logits[..., :vocab_size]
+
+
+def differentiated(case):
+    return {name: array for name, array in case.items() if name.startswith("student")}
+
+
+def value_and_gradients(function, case):
+    """Returns the value and the gradients by the student's hidden states, head and bias."""
+    rest = {name: array for name, array in case.items() if not name.startswith("student")}
+    return jax.jit(jax.value_and_grad(lambda student: function(**student, **rest)))(differentiated(case))
+
+
+def assert_same(mine, theirs, rtol=2e-5):
+    np.testing.assert_allclose(mine[0], theirs[0], rtol=rtol)
+    for name in theirs[1]:
+        scale = np.abs(theirs[1][name]).max()
+        np.testing.assert_allclose(mine[1][name], theirs[1][name], rtol=1e-4, atol=1e-5 * scale, err_msg=name)
+
+
+def full_atkd(temperature=1.0, caps=(None, None), vocab_size=None, **options):
+    def function(**case):
+        student, teacher = (
+            logits_of(case, name, softcap=cap, vocab_size=vocab_size)
+            for name, cap in zip(("student", "teacher"), caps, strict=True)
+        )
+        arrays = {"targets": case["targets"], "mask": case["mask"]}
+        arrays |= {"student_logits": student, "teacher_logits": teacher}
+        return losses.atkd(temperature=temperature, **arrays, **options)[0]
+
+    return function
+
+
+def linear_atkd(**options):
+    return lambda **case: losses.linear_atkd(**case, **options)[0]
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+@pytest.mark.parametrize(("block_words", "chunk_tokens"), [(11, 10), (4, 10), (3, 4), (1, 1), (64, 64)])
+def test_atkd_is_that_of_the_full_logits_whatever_the_cut(direction, block_words, chunk_tokens):
+    case = random_case()
+    cut = {"block_words": block_words, "chunk_tokens": chunk_tokens}
+    mine = value_and_gradients(linear_atkd(direction=direction, **cut), case)
+    assert_same(mine, value_and_gradients(full_atkd(direction=direction), case))
+
+
+def test_bias_softcaps_temperature_and_padded_heads_of_different_widths():
+    case = random_case(1, bias=True)
+    for name, columns in (("student", 3), ("teacher", 6)):
+        case[f"{name}_head"] = np.pad(case[f"{name}_head"], ((0, 0), (0, columns)), constant_values=7.0)
+        case[f"{name}_bias"] = np.pad(case[f"{name}_bias"], (0, columns), constant_values=7.0)
+    caps = {"student_softcap": 3.0, "teacher_softcap": 2.0}
+    options = {"temperature": 1.5, "vocab_size": 11, "hard_fraction": 0.3, "normalizer": "total_tokens"}
+    mine = value_and_gradients(linear_atkd(block_words=4, chunk_tokens=3, **caps, **options), case)
+    plain = value_and_gradients(full_atkd(caps=(3.0, 2.0), **options), case)
+    for gradients in (mine[1], plain[1]):
+        assert not np.asarray(gradients["student_head"])[:, 11:].any()
+    assert_same(mine, plain)
+
+
+@settings(max_examples=15)
+@given(
+    seed=st.integers(0, 10_000),
+    block_words=st.sampled_from([2, 5]),
+    vocabulary=st.sampled_from([1, 2, 11]),
+    direction=st.sampled_from(["forward", "reverse"]),
+)
+def test_terms_agree_with_numpy(oracle, seed, block_words, vocabulary, direction):
+    case = random_case(seed, vocabulary=vocabulary)
+    mask = case.pop("mask")
+    terms = losses.linear_decoupled_terms(**case, mask=mask, direction=direction, block_words=block_words)
+    logits = [np.float64(case[f"{name}_hidden"]) @ np.float64(case[f"{name}_head"]) for name in ("student", "teacher")]
+    if vocabulary > 1:
+        with np.errstate(invalid="ignore"):
+            expected = oracle.decoupled(*logits, case["targets"], direction)
+    else:
+        expected = np.zeros((2, *mask.shape))
+    for mine, theirs in zip(terms, expected, strict=False):
+        np.testing.assert_allclose(np.asarray(mine)[mask], theirs[mask], rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "share"), [(name, share) for name in NAMES for share in (0.0, 0.3, 1.0) if name in SHARES or share == 0.3]
+)
+def test_divergences_are_those_of_the_full_logits(name, share):
+    case = random_case(2)
+    case.pop("targets")
+    extra = {SHARES[name]: share} if name in SHARES else {}
+
+    def full(**case):
+        student, teacher = logits_of(case, "student"), logits_of(case, "teacher")
+        values = getattr(losses, name)(student_logits=student, teacher_logits=teacher, temperature=0.7, **extra)
+        return jnp.sum(jnp.where(case["mask"], values, 0)) / jnp.sum(case["mask"]).astype(jnp.float32)
+
+    def linear(**case):
+        options = {"temperature": 0.7, "block_words": 4, "chunk_tokens": 3}
+        return losses.linear_divergence(**case, divergence=name, **extra, **options)[0]
+
+    assert_same(value_and_gradients(linear, case), value_and_gradients(full, case))
+
+
+def test_cross_entropy_needs_no_teacher():
+    case = {name: array for name, array in random_case(3).items() if not name.startswith("teacher")}
+
+    def full(**case):
+        values = losses.cross_entropy(student_logits=logits_of(case, "student"), targets=case["targets"])
+        return jnp.sum(jnp.where(case["mask"], values, 0)) / jnp.sum(case["mask"]).astype(jnp.float32)
+
+    def linear(**case):
+        return losses.linear_divergence(**case, divergence="cross_entropy", block_words=4, chunk_tokens=3)[0]
+
+    assert_same(value_and_gradients(linear, case), value_and_gradients(full, case))
+
+
+def test_any_weighting_composes_outside_of_the_primitive():
+    """Cotangents of every field that the student moves, and of the teacher's, which it does not."""
+    case = random_case(4)
+    case.pop("mask")
+    weights = np.random.default_rng(4).uniform(size=(5, *case["targets"].shape)).astype(np.float32)
+
+    def weighted(terms):
+        return sum(jnp.sum(weight * term) for weight, term in zip(weights, terms, strict=True))
+
+    def full(**case):
+        student, teacher = logits_of(case, "student"), logits_of(case, "teacher")
+        return weighted(losses.decoupled_terms(student_logits=student, teacher_logits=teacher, targets=case["targets"]))
+
+    def linear(**case):
+        return weighted(losses.linear_decoupled_terms(**case, block_words=4, chunk_tokens=3))
+
+    assert_same(value_and_gradients(linear, case), value_and_gradients(full, case))
+
+
+def test_values_per_token():
+    case = random_case(5)
+    total, diagnostics = losses.linear_atkd(**case)
+    shares, _ = losses.linear_atkd(**case, per_token=True)
+    assert shares.shape == case["mask"].shape
+    assert not np.asarray(shares)[~case["mask"]].any()
+    np.testing.assert_allclose(np.sum(shares), total, rtol=1e-6)
+    full = losses.atkd(
+        student_logits=logits_of(case, "student"),
+        teacher_logits=logits_of(case, "teacher"),
+        targets=case["targets"],
+        mask=case["mask"],
+    )
+    assert diagnostics.keys() == full[1].keys()
+    for name in diagnostics:
+        np.testing.assert_allclose(diagnostics[name], full[1][name], rtol=1e-5, err_msg=name)
+    values, counted = losses.linear_divergence(**case, per_token=True)
+    mean, _ = losses.linear_divergence(**case)
+    assert int(counted["counted_tokens"]) == case["mask"].sum()
+    np.testing.assert_allclose(np.asarray(values).sum() / case["mask"].sum(), mean, rtol=1e-6)
+
+
+def test_what_does_not_count_has_no_influence():
+    case = random_case(6)
+    plain = value_and_gradients(linear_atkd(), case)
+    hidden = dict(case, targets=np.where(case["mask"], case["targets"], -100).astype(np.int32))
+    for name in ("student_hidden", "teacher_hidden"):
+        hidden[name] = np.where(case["mask"][..., None], case[name], np.nan).astype(np.float32)
+    mine = value_and_gradients(linear_atkd(), hidden)
+    np.testing.assert_array_equal(mine[0], plain[0])
+    for name in plain[1]:
+        np.testing.assert_array_equal(mine[1][name], plain[1][name])
+    nothing = dict(case, mask=np.zeros_like(case["mask"]))
+    value, gradients = value_and_gradients(linear_atkd(), nothing)
+    assert value == 0
+    assert not any(np.asarray(gradient).any() for gradient in gradients.values())
+
+
+@pytest.mark.parametrize("name", ["student_hidden", "teacher_hidden"])
+def test_a_counted_nan_is_not_passed_over(name):
+    case = random_case(6)
+    case["mask"][0, 0], case[name][0, 0, 0] = True, np.nan
+    assert np.isnan(losses.linear_atkd(**case, block_words=4)[0])
+    for divergence in NAMES:
+        assert np.isnan(losses.linear_divergence(**case, divergence=divergence, block_words=4)[0])
+
+
+@pytest.mark.parametrize("target", [-1, 11])
+def test_a_counted_target_outside_of_the_vocabulary_is_not_passed_over(target):
+    case = random_case(6)
+    case["mask"][0, 0], case["targets"][0, 0] = True, target
+    assert np.isnan(losses.linear_decoupled_terms(**case).target_kd[0, 0])
+    student = {name: case[name] for name in ("student_hidden", "student_head", "targets", "mask")}
+    assert np.isnan(losses.linear_divergence(**student, divergence="cross_entropy")[0])
+
+
+def test_large_logits_and_excluded_words_leave_gradients_finite():
+    case = random_case(7, bias=True)
+    case["student_head"] = case["student_head"] * np.float32(1e4)
+    case["teacher_head"] = case["teacher_head"] * np.float32(1e4)
+    for name in ("student_bias", "teacher_bias"):
+        case[name][[2, 3, 4, 5]] = -np.inf
+    case["targets"] = np.zeros_like(case["targets"])
+    for direction in ("forward", "reverse"):
+        mine = value_and_gradients(linear_atkd(direction=direction, block_words=4), case)
+        assert np.isfinite(mine[0])
+        assert all(np.isfinite(gradient).all() for gradient in mine[1].values())
+
+
+def test_bfloat16_hidden_states_and_heads():
+    case = random_case(8, (2, 16), (32, 48), 300)
+    narrow = {
+        name: jnp.asarray(array, jnp.bfloat16) if array.dtype == np.float32 else array for name, array in case.items()
+    }
+    wide = {name: np.asarray(array, case[name].dtype) for name, array in narrow.items()}
+    mine = value_and_gradients(linear_atkd(block_words=64, chunk_tokens=8), narrow)
+    plain = value_and_gradients(full_atkd(), wide)
+    assert mine[0].dtype == jnp.float32
+    np.testing.assert_allclose(mine[0], plain[0], rtol=1e-4)
+    for name, gradient in mine[1].items():
+        assert gradient.dtype == jnp.bfloat16
+        theirs = np.asarray(plain[1][name])
+        error = np.linalg.norm(np.asarray(gradient, np.float32) - theirs) / np.linalg.norm(theirs)
+        assert error < 2.0**-7
+
+
+@pytest.mark.parametrize("mesh_shape", [(8, 1), (4, 2), (2, 4), (1, 8)])
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_heads_that_are_split_over_devices(mesh_shape, check_vma):
+    """Tokens over one axis, vocabulary over the other: the value and gradient of one device, and no gathered logits."""
+    case = random_case(9, (8, 3), vocabulary=48)
+    mesh = jax.make_mesh(mesh_shape, ("data", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    rows, columns = PartitionSpec("data"), PartitionSpec(None, "tensor")
+    specs = {name: columns if name.endswith("head") else rows for name in case}
+
+    @partial(jax.shard_map, mesh=mesh, in_specs=(specs,), out_specs=(rows, rows), check_vma=check_vma)
+    def local(case):
+        cut = {"block_words": 5, "chunk_tokens": 4, "vocab_axis": "tensor"}
+        terms = losses.linear_decoupled_terms(**case, **cut)
+        case = {name: array for name, array in case.items() if name != "targets"}
+        return terms, losses.linear_divergence(**case, divergence="generalized_jsd", per_token=True, **cut)[0]
+
+    def weighted(terms, jsd, mask):
+        hard = losses.hard_token_mask(target_log_probs=terms.teacher_target_log_prob, mask=mask)
+        on_target, on_diversity = losses.atkd_token_weights(hard=hard, mask=mask)
+        loss = jnp.where(mask, on_target * terms.target_kd + on_diversity * terms.diversity_kd, 0)
+        return jnp.sum(loss) + jnp.sum(jsd)
+
+    def full(**case):
+        logits = {f"{name}_logits": logits_of(case, name) for name in ("student", "teacher")}
+        jsd = jnp.where(case["mask"], losses.generalized_jsd(**logits), 0)
+        return weighted(losses.decoupled_terms(**logits, targets=case["targets"]), jsd, case["mask"])
+
+    def split(**case):
+        return weighted(*local(case), case["mask"])
+
+    assert_same(value_and_gradients(split, case), value_and_gradients(full, case))
+    compiled = jax.jit(jax.grad(lambda student, rest: split(**student, **rest))).lower(
+        differentiated(case), {name: array for name, array in case.items() if name not in differentiated(case)}
+    )
+    logits = f"{8 // mesh_shape[0] * 3},48]"
+    gathered = [line for line in compiled.compile().as_text().splitlines() if "all-gather(" in line and logits in line]
+    assert not gathered
+
+
+def test_memory_does_not_grow_with_vocabulary_or_tokens():
+    """Beside its outputs, the gradient needs blocks of logits; the logits of all would be 0.58 GiB here, twice."""
+    shapes = {
+        "student_hidden": ((4, 512, 64), jnp.float32),
+        "student_head": ((64, 75968), jnp.float32),
+        "teacher_hidden": ((4, 512, 64), jnp.float32),
+        "teacher_head": ((64, 75968), jnp.float32),
+        "targets": ((4, 512), jnp.int32),
+        "mask": ((4, 512), jnp.bool_),
+    }
+    case = {name: jax.ShapeDtypeStruct(*kind) for name, kind in shapes.items()}
+    rest = {name: array for name, array in case.items() if not name.startswith("student")}
+    function = jax.jit(jax.value_and_grad(lambda student, rest: linear_atkd()(**student, **rest)))
+    compiled = function.lower(differentiated(case), rest).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.1 * 2**30
+
+
+class TestErrors:
+    def call(self, function=losses.linear_atkd, **changes):
+        return function(**(random_case() | changes))
+
+    def test_widths(self):
+        with pytest.raises(
+            ValueError,
+            match=r"linear_atkd: student_hidden \[\.\.\., width\] and student_head \[width, vocab\] must have the same "
+            r"width, got \(2, 5, 4\) and \(11, 4\); a tied embedding \[vocab, width\] has to be transposed",
+        ):
+            self.call(student_head=np.zeros((11, 4), np.float32))
+
+    def test_positions(self):
+        with pytest.raises(ValueError, match=r"must have the same positions, got \(2, 5\) and \(2, 4\); only"):
+            self.call(teacher_hidden=np.zeros((2, 4, 6), np.float32))
+
+    def test_columns(self):
+        with pytest.raises(ValueError, match="must have the same number of columns, got 11 and 12; pass vocab_size"):
+            self.call(teacher_head=np.zeros((6, 12), np.float32))
+        with pytest.raises(ValueError, match="vocab_size must be between 1 and 11, the columns that there are, got 12"):
+            self.call(vocab_size=12)
+
+    def test_bias(self):
+        with pytest.raises(ValueError, match=r"one number for each column of student_head, shape \(11,\)"):
+            self.call(student_bias=np.zeros(10, np.float32))
+
+    def test_types(self):
+        with pytest.raises(TypeError, match="teacher_head must be of floating type, got int32; pass activations"):
+            self.call(teacher_head=np.zeros((6, 11), np.int32))
+        with pytest.raises(TypeError, match="block_words must be a Python integer, got float; pass a count"):
+            self.call(block_words=2.0)
+        with pytest.raises(TypeError, match="temperature must be a Python number, got ArrayImpl; pass one"):
+            self.call(temperature=jnp.float32(1))
+
+    def test_numbers(self):
+        with pytest.raises(ValueError, match="chunk_tokens must be at least 1, got 0; choose another number"):
+            self.call(chunk_tokens=0)
+        with pytest.raises(ValueError, match="linear_atkd: temperature must be positive and finite, got 0"):
+            self.call(temperature=0)
+        with pytest.raises(ValueError, match=r"a softcap must be a positive number or None, got -1\.0; None"):
+            self.call(student_softcap=-1.0)
+
+    def test_divergence(self):
+        with pytest.raises(ValueError, match=r"divergence must be 'forward_kl' or .*, got 'kl'; choose"):
+            self.call(losses.linear_divergence, divergence="kl")
+        with pytest.raises(TypeError, match="linear_divergence: reverse_kl needs teacher_head, got None; pass it"):
+            self.call(losses.linear_divergence, divergence="reverse_kl", teacher_head=None)
+        with pytest.raises(TypeError, match="linear_divergence: cross_entropy needs targets, got None; pass it"):
+            self.call(losses.linear_divergence, divergence="cross_entropy", targets=None)
