@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from atkd_jax.losses.pointwise import Terms
-from atkd_jax.losses.vocabulary_blocks import Model, Plan, Rest, fold, gradient, unseen, varying_axes
+from atkd_jax.losses.vocabulary_blocks import Model, Plan, Rest, fold, gradient, is_column, unseen, varying_axes
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -24,8 +24,8 @@ def blocked_margin(plan: Plan, model: Model, targets: jax.Array) -> jax.Array:
 
 
 def _rest(plan: Plan, model: Model, targets: jax.Array) -> Rest:
-    def block(_, rest: Rest, logits, hit) -> Rest:
-        return rest.updated(logits[0], hit)[0]
+    def block(_, rest: Rest, logits, column) -> Rest:
+        return rest.updated(logits[0], column)[0]
 
     def finish(rest: Rest) -> Rest:
         return rest if plan.axis is None else rest.over_devices(plan.axis)
@@ -41,9 +41,9 @@ def _margin_forward(plan: Plan, model: Model, targets: jax.Array):
 def _margin_backward(plan: Plan, kept, cotangent: jax.Array):
     model, targets, rest = kept
 
-    def slope(tokens, logits, hit: jax.Array) -> jax.Array:
+    def slope(tokens, logits, column: jax.Array) -> jax.Array:
         _, rest, cotangent = tokens
-        return cotangent[:, None] * jnp.where(hit, 1, -jnp.exp(rest.log_probs(logits[0])))
+        return cotangent[:, None] * jnp.where(is_column(logits[0], column), 1, -jnp.exp(rest.log_probs(logits[0])))
 
     return gradient(plan, (model,), (targets, rest, _whole(plan, model, cotangent)), slope), None
 
@@ -82,9 +82,9 @@ def blocked_terms(
 
 
 def _facts(plan: Plan, student_first: bool, student: Model, teacher: Model, targets: jax.Array) -> _Facts:
-    def block(_, facts: _Facts, logits, hit) -> _Facts:
-        student, student_shifted = facts.student.updated(logits[0], hit)
-        teacher, teacher_shifted = facts.teacher.updated(logits[1], hit)
+    def block(_, facts: _Facts, logits, column) -> _Facts:
+        student, student_shifted = facts.student.updated(logits[0], column)
+        teacher, teacher_shifted = facts.teacher.updated(logits[1], column)
         first, second = _ordered(student_first, student_shifted, teacher_shifted)
         weight = jnp.exp(first)
         gap = jnp.sum(jnp.where(weight > 0, weight * (first - second), 0), axis=-1)
@@ -120,7 +120,7 @@ def _terms_backward(plan: Plan, student_first: bool, kept, cotangents):
     student, teacher, targets, facts = kept
     by_divergence, by_margin = (_whole(plan, student, cotangent) for cotangent in cotangents[:2])
 
-    def slope(tokens, logits, hit: jax.Array) -> jax.Array:
+    def slope(tokens, logits, column: jax.Array) -> jax.Array:
         _, facts, by_divergence, by_margin = tokens
         student_log_probs = facts.student.log_probs(logits[0])
         teacher_log_probs = facts.teacher.log_probs(logits[1])
@@ -132,7 +132,7 @@ def _terms_backward(plan: Plan, student_first: bool, kept, cotangents):
         else:
             change = jnp.where(facts.teacher.total[:, None] != 0, student - jnp.exp(teacher_log_probs), 0)
         by_margin = by_margin[:, None]
-        return jnp.where(hit, by_margin, by_divergence[:, None] * change - by_margin * student)
+        return jnp.where(is_column(logits[0], column), by_margin, by_divergence[:, None] * change - by_margin * student)
 
     tokens = targets, facts, by_divergence, by_margin
     return gradient(plan, (student, teacher), tokens, slope), None, None
@@ -155,7 +155,7 @@ def _divergence_facts(plan: Plan, terms: Terms, student: Model, teacher: Model):
     targets = jnp.full(student.hidden.shape[:1], -1, jnp.int32)
     rests = _rest(_of_model(plan, 0), student, targets), _rest(_of_model(plan, 1), teacher, targets)
 
-    def block(tokens, sums, logits, hit):
+    def block(tokens, sums, logits, _):
         _, rests = tokens
         values, slopes = _values_and_slopes(terms, rests, logits)
         return sums[0] + jnp.sum(values, axis=-1), sums[1] + jnp.sum(slopes, axis=-1)
@@ -185,7 +185,7 @@ def _divergence_forward(plan: Plan, terms: Terms, student: Model, teacher: Model
 def _divergence_backward(plan: Plan, terms: Terms, kept, cotangent: jax.Array):
     student, teacher, targets, rests, total_slope = kept
 
-    def slope(tokens, logits, hit: jax.Array) -> jax.Array:
+    def slope(tokens, logits, _) -> jax.Array:
         _, rests, total_slope, cotangent = tokens
         _, slopes = _values_and_slopes(terms, rests, logits)
         probabilities = jnp.exp(rests[0].log_probs(logits[0]))

@@ -80,14 +80,19 @@ class Rest(NamedTuple):
         """Returns the log probabilities of a block of logits, `[tokens, words]`."""
         return (logits - self.shift()[:, None]) - self.log_total()[:, None]
 
-    def updated(self, logits: jax.Array, hit: jax.Array) -> tuple[Rest, jax.Array]:
-        """Returns the rest with a block of logits taken into account, and that block less the new shift."""
-        without_target = jnp.where(hit, -jnp.inf, logits)
+    def updated(self, logits: jax.Array, column: jax.Array) -> tuple[Rest, jax.Array]:
+        """Returns the rest with a block of logits taken into account, and that block less the new shift.
+
+        The target stands in `column`, `[tokens]`, of the block, or not in the block.
+        """
+        without_target = jnp.where(is_column(logits, column), -jnp.inf, logits)
         largest = jnp.maximum(self.largest, jnp.max(without_target, axis=-1))
         after = self._replace(largest=largest)
         shifted = without_target - after.shift()[:, None]
         total = self.total * jnp.exp(self.largest - after.shift()) + jnp.sum(jnp.exp(shifted), axis=-1)
-        target = jnp.maximum(self.target, jnp.max(jnp.where(hit, logits, -jnp.inf), axis=-1))
+        words = logits.shape[-1]
+        met = jnp.take_along_axis(logits, jnp.clip(column, 0, words - 1)[:, None], axis=-1, mode="promise_in_bounds")
+        target = jnp.where((column >= 0) & (column < words), met[:, 0], self.target)
         return Rest(largest, total, target), shifted
 
     def over_devices(self, axis: str) -> Rest:
@@ -98,6 +103,11 @@ class Rest(NamedTuple):
 
 
 Logits = tuple[jax.Array, ...]
+
+
+def is_column(logits: jax.Array, column: jax.Array) -> jax.Array:
+    """Returns bool `[tokens, words]`, True where a block's column is that of the token's target."""
+    return jnp.arange(logits.shape[-1], dtype=column.dtype)[None] == column[:, None]
 
 
 def unseen(tokens: jax.Array) -> Rest:
@@ -121,8 +131,8 @@ def fold(
       models: whose logits the blocks are of.
       tokens: a tree of `[tokens]`, whose first leaf are the targets.
       start: maps a chunk of `tokens` to the carry.
-      block: maps a chunk of `tokens`, the carry, the models' logits `[chunk, words]` and whether a word is the target
-        to a new carry.
+      block: maps a chunk of `tokens`, the carry, the models' logits `[chunk, words]` and the target's column to
+        a new carry.
       finish: maps the carry to the result.
     """
 
@@ -148,7 +158,7 @@ def gradient(
       plan: how the work is cut.
       models: whose logits the slope is made from.
       tokens: a tree of `[tokens]`, whose first leaf are the targets.
-      slope: maps a chunk of `tokens`, the models' logits `[chunk, words]` and whether a word is the target to the
+      slope: maps a chunk of `tokens`, the models' logits `[chunk, words]` and the target's column to the
         derivative by the first model's logits, `[chunk, words]`.
     """
     first = models[0]
@@ -160,8 +170,8 @@ def gradient(
 
         def step(carry, first_word, words: int):
             by_head, by_bias, by_hidden = carry
-            logits, hit = _block(plan, these, tokens, first_word, words)
-            by_product = slope(tokens, logits, hit) * _cap_slope(plan, logits[0])
+            logits, column = _block(plan, these, tokens, first_word, words)
+            by_product = slope(tokens, logits, column) * _cap_slope(plan, logits[0])
             narrow = by_product.astype(student.hidden.dtype)
             columns = _columns(student.head, first_word, words).astype(narrow.dtype)
             by_hidden = by_hidden + _product(narrow, columns.T)
@@ -180,7 +190,7 @@ def gradient(
 
 
 def _block(plan: Plan, models: tuple[Model, ...], tokens, first_word, words: int):
-    """Returns the models' logits of a block, float32 `[tokens, words]` each, and which of them are targets'."""
+    """Returns the models' logits of a block, float32 `[tokens, words]` each, and the target's column, `[tokens]`."""
     logits = tuple(
         _logits(model, softcap, plan.inverse_temperature, first_word, words)
         for model, softcap in zip(models, plan.softcaps, strict=True)
@@ -188,8 +198,7 @@ def _block(plan: Plan, models: tuple[Model, ...], tokens, first_word, words: int
     targets = jax.tree.leaves(tokens)[0]
     if plan.axis is not None:
         first_word = first_word + jax.lax.axis_index(plan.axis) * plan.vocab_size
-    hit = targets[:, None] - first_word == jnp.arange(words, dtype=targets.dtype)[None]
-    return logits, hit
+    return logits, targets - first_word
 
 
 def _logits(model: Model, softcap: float | None, inverse_temperature: float, first_word, words: int) -> jax.Array:
