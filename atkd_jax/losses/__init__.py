@@ -5,9 +5,12 @@ One value per token, `[..., vocab]` -> `[...]`:
     forward_kl, reverse_kl               KL in either direction
     generalized_jsd, total_variation     bounded divergences
     skewed_forward_kl, skewed_reverse_kl KL to a mixture of both models
+    adaptive_kl                          both KLs, weighted by where the student is off
+    uncertainty_weighted_kl              from KL to undamped diversity by a power of UNC
     cross_entropy, target_log_prob       the student, or any model, against the data
     teacher_uncertainty                  UNC = 1 - p(target)
     target_kd, diversity_kd              the two parts of KL; `decoupled_terms` has them and more in one pass
+    decoupled_divergence                 the same two parts of any divergence, for ATKD's gate to sit on
 
 Over a whole batch:
 
@@ -24,6 +27,7 @@ Arrays are passed by keyword, so that student and teacher cannot be swapped unse
 where an input is; a bfloat16 input is widened inside.
 """
 
+from atkd_jax.losses.adaptive import adaptive_kl, decoupled_divergence, uncertainty_weighted_kl
 from atkd_jax.losses.decoupling import DecoupledTerms, decoupled_terms, diversity_kd, target_kd
 from atkd_jax.losses.divergences import (
     forward_kl,
@@ -40,10 +44,12 @@ from atkd_jax.losses.whole_batch import atkd, atkd_diagnostics, decoupled_kd
 
 __all__ = [
     "DecoupledTerms",
+    "adaptive_kl",
     "atkd",
     "atkd_diagnostics",
     "atkd_token_weights",
     "cross_entropy",
+    "decoupled_divergence",
     "decoupled_kd",
     "decoupled_terms",
     "diversity_kd",
@@ -61,4 +67,5 @@ __all__ = [
     "target_log_prob",
     "teacher_uncertainty",
     "total_variation",
+    "uncertainty_weighted_kl",
 ]

@@ -19,15 +19,7 @@ from atkd_jax.losses.gate import NORMALIZERS, atkd_token_weights, hard_token_mas
 from atkd_jax.losses.vocabulary_blocks import Model, Plan, all_varying
 from atkd_jax.losses.whole_batch import atkd_diagnostics, mean_of_group, weighted_terms
 
-DIVERGENCES = (
-    "forward_kl",
-    "reverse_kl",
-    "generalized_jsd",
-    "total_variation",
-    "skewed_forward_kl",
-    "skewed_reverse_kl",
-    "cross_entropy",
-)
+DIVERGENCES = (*pointwise.DIVERGENCES, "cross_entropy")
 
 
 def linear_decoupled_terms(
@@ -296,15 +288,10 @@ def _known(plan: Plan, targets: jax.Array, margin: jax.Array) -> jax.Array:
 def _divergence(plan: Plan, models, targets, divergence: str, beta: float, alpha: float) -> jax.Array:
     if divergence == "cross_entropy":
         return -jax.nn.log_sigmoid(_known(plan, targets, blocked_margin(plan, *models, targets)))
-    # At the ends of their shares the mixtures are KLs, as in the functions of the same name.
-    share = {"generalized_jsd": beta, "skewed_forward_kl": alpha, "skewed_reverse_kl": alpha}.get(divergence)
-    forward = divergence == "forward_kl" or (share == 0 and divergence in ("generalized_jsd", "skewed_forward_kl"))
-    reverse = divergence == "reverse_kl" or (divergence, share) in (("generalized_jsd", 1), ("skewed_reverse_kl", 0))
-    if forward or reverse:
-        found: Any = blocked_terms(plan, reverse, *models, jnp.full_like(targets, -1))
+    direction = pointwise.kl_direction(divergence, beta=beta, alpha=alpha)
+    if direction is not None:
+        found: Any = blocked_terms(plan, direction == "reverse", *models, jnp.full_like(targets, -1))
         return found[0]
-    if share == 1:
-        return jnp.zeros(targets.shape, jnp.float32)
     return blocked_divergence(plan, pointwise.terms_of(divergence, beta=beta, alpha=alpha), *models)
 
 

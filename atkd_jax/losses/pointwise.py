@@ -16,6 +16,15 @@ from atkd_jax.losses.log_space import log_mixture_ratio
 
 Terms = Callable[[jax.Array, jax.Array], jax.Array]
 
+DIVERGENCES = (
+    "forward_kl",
+    "reverse_kl",
+    "generalized_jsd",
+    "total_variation",
+    "skewed_forward_kl",
+    "skewed_reverse_kl",
+)
+
 
 def summed(terms: jax.Array) -> jax.Array:
     """Returns the sum over the last axis, its value kept from rounding below 0; derivatives are those of the sum."""
@@ -45,8 +54,19 @@ def swapped(terms: Terms) -> Terms:
     return lambda p_log_probs, q_log_probs: terms(q_log_probs, p_log_probs)
 
 
+def kl_direction(divergence: str, *, beta: float, alpha: float) -> str | None:
+    """Returns "forward" or "reverse" where a divergence is that KL, by its name or at an end of its share."""
+    if divergence == "forward_kl" or (divergence, beta) == ("generalized_jsd", 0):
+        return "forward"
+    if divergence == "reverse_kl" or (divergence, beta) == ("generalized_jsd", 1):
+        return "reverse"
+    return {"skewed_forward_kl": "forward", "skewed_reverse_kl": "reverse"}.get(divergence) if alpha == 0 else None
+
+
 def terms_of(divergence: str, *, beta: float, alpha: float) -> Terms:
-    """Returns the terms of a divergence by the name of its function; p is the teacher and q the student."""
+    """Returns the terms of a divergence that is no KL, by its function's name; p is the teacher and q the student."""
+    if divergence.startswith("skewed") and alpha == 1:
+        return lambda p_log_probs, q_log_probs: jnp.zeros_like(q_log_probs)
     table: dict[str, Terms] = {
         "generalized_jsd": partial(jensen_shannon, beta=beta),
         "total_variation": variation,
