@@ -21,7 +21,8 @@ from atkd_jax.models.decoder import Remat
 Place = Callable[[str, np.ndarray], jax.Array]
 
 
-def _as_is(path: str, array: np.ndarray) -> jax.Array:
+def on_one_device(path: str, array: np.ndarray) -> jax.Array:
+    """Return the array on the default device, whatever its path."""
     return jnp.asarray(array)
 
 
@@ -98,7 +99,7 @@ def load_model(
     dtype: Any = jnp.float32,
     param_dtype: Any = jnp.float32,
     remat: Remat = "none",
-    place: Place = _as_is,
+    place: Place = on_one_device,
 ) -> Decoder:
     """Return the model that a Hugging Face directory holds as config.json and safetensors.
 

@@ -2,8 +2,8 @@
 
 from atkd_jax.models.cache import KVCache
 from atkd_jax.models.config import DecoderConfig, Llama3RopeScaling
-from atkd_jax.models.decoder import Decoder
-from atkd_jax.models.logical_axes import logical_axes
+from atkd_jax.models.decoder import Decoder, Remat
+from atkd_jax.models.logical_axes import axes_of, logical_axes
 from atkd_jax.models.pruning import evenly_spaced_layers, prune_layers
 from atkd_jax.models.sizes import SIZES, sized_config
 
@@ -13,6 +13,8 @@ __all__ = [
     "DecoderConfig",
     "KVCache",
     "Llama3RopeScaling",
+    "Remat",
+    "axes_of",
     "evenly_spaced_layers",
     "logical_axes",
     "prune_layers",

@@ -31,6 +31,19 @@ def parameter_path(key_path: tuple[Any, ...]) -> str:
     return ".".join(str(key) for key in keys)
 
 
+def axes_of(path: str) -> Axes:
+    """Return the names of the axes of the parameter called `path`, such as `layers.mlp.up.kernel`.
+
+    Raises:
+        ValueError: where a decoder has no such parameter.
+    """
+    if path not in _AXES:
+        raise ValueError(
+            f"logical_axes: every array must be a parameter of a Decoder, got {path!r}; known are {sorted(_AXES)}."
+        )
+    return _AXES[path]
+
+
 def logical_axes(params: Any) -> Any:
     """Return the same tree with the names of its axes in place of each array, a tuple per array.
 
@@ -42,17 +55,14 @@ def logical_axes(params: Any) -> Any:
         ValueError: where an array is none of a decoder's parameters, or has another number of axes.
     """
 
-    def axes_of(key_path: tuple[Any, ...], leaf: Any) -> Axes:
+    def axes(key_path: tuple[Any, ...], leaf: Any) -> Axes:
         path = parameter_path(key_path)
-        if path not in _AXES:
+        names = axes_of(path)
+        if len(leaf.shape) != len(names):
             raise ValueError(
-                f"logical_axes: every array must be a parameter of a Decoder, got {path!r}; known are {sorted(_AXES)}."
-            )
-        if len(leaf.shape) != len(_AXES[path]):
-            raise ValueError(
-                f"logical_axes: {path} must have the axes {_AXES[path]}, got the shape {leaf.shape}; pass the stacked "
+                f"logical_axes: {path} must have the axes {names}, got the shape {leaf.shape}; pass the stacked "
                 "parameters of all layers."
             )
-        return _AXES[path]
+        return names
 
-    return jax.tree_util.tree_map_with_path(axes_of, params)
+    return jax.tree_util.tree_map_with_path(axes, params)

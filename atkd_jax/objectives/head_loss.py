@@ -110,7 +110,7 @@ def _value_and_gradient(
 
     def one_chunk(turn: jax.Array) -> tuple[jax.Array, Metrics, jax.Array, jax.Array, jax.Array]:
         numbers, valid = chunks.chunk(turn)
-        # The last chunk has places to spare. Nothing of the tokens that stand there may get through: 0 times NaN is NaN.
+        # The last chunk has places to spare. Nothing of what stands there may get through: 0 times NaN is NaN.
         hidden, part = jax.tree.map(
             lambda array: jnp.where(valid.reshape(-1, *(1,) * (array.ndim - 1)), array[numbers], 0),
             (student_hidden, tokens._replace(mask=None)),

@@ -70,10 +70,8 @@ def _atkd(config: ObjectiveConfig) -> Objective:
     def per_microbatch(target_log_probs: jax.Array, mask: jax.Array) -> Weighting:
         gates = jax.vmap(one_gate)(target_log_probs, mask)
         share = 1.0 / mask.shape[0]
-        return Weighting(
-            *jax.tree.map(lambda weights: weights * share, (gates.loss, gates.metrics)),
-            jax.tree.map(jnp.mean, gates.scalars),
-        )
+        loss, metrics = jax.tree.map(lambda weights: weights * share, (gates.loss, gates.metrics))
+        return Weighting(loss, metrics, jax.tree.map(jnp.mean, gates.scalars))
 
     def terms(student_logits: jax.Array, teacher_logits: jax.Array, targets: jax.Array) -> Terms:
         parts = losses.decoupled_terms(

@@ -1,6 +1,7 @@
 """The device mesh: three named axes over all devices of all processes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from atkd_jax.errors import InputError
 AXES = ("data", "fsdp", "tensor")
 
 
-def make_mesh(*, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(*, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """Returns a mesh with axes data, fsdp and tensor; data takes the devices that the other two leave.
 
     Args:

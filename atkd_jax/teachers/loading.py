@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from atkd_jax.config import TeacherConfig
-from atkd_jax.interop import fetch_model, load_model, load_tokenizer
+from atkd_jax.interop import Place, fetch_model, load_model, load_tokenizer, on_one_device
 from atkd_jax.models import Decoder
 
 
@@ -17,15 +17,18 @@ class LoadedTeacher(NamedTuple):
 
     directory: Path
     model: Decoder
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerFast
 
 
-def load_teacher(config: TeacherConfig, *, cache_dir: Path, report: Callable[[str], None] = print) -> LoadedTeacher:
+def load_teacher(
+    config: TeacherConfig, *, cache_dir: Path, place: Place = on_one_device, report: Callable[[str], None] = print
+) -> LoadedTeacher:
     """Returns the teacher, fetched first if it is not in the cache.
 
     Args:
         config: Which model, in which type.
         cache_dir: Where fetched models are kept.
+        place: Puts a weight, by its path, on its devices.
         report: Is told, in a sentence, what takes time.
 
     Raises:
@@ -33,4 +36,5 @@ def load_teacher(config: TeacherConfig, *, cache_dir: Path, report: Callable[[st
     """
     directory = fetch_model(config.model, cache_dir=cache_dir, report=report)
     dtype = jnp.dtype(config.dtype)
-    return LoadedTeacher(directory, load_model(directory, dtype=dtype, param_dtype=dtype), load_tokenizer(directory))
+    model = load_model(directory, dtype=dtype, param_dtype=dtype, place=place)
+    return LoadedTeacher(directory, model, load_tokenizer(directory))

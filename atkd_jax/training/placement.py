@@ -1,14 +1,26 @@
 """Where a run's state lies: parameters by the table, the optimizer's moments beside them, the rest everywhere."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from atkd_jax.models import logical_axes
-from atkd_jax.sharding import parameter_shardings, replicated
+from atkd_jax.models import axes_of, logical_axes
+from atkd_jax.sharding import parameter_sharding, parameter_shardings, replicated
 from atkd_jax.training.state import TrainState, initial_state
+
+
+def placing_on(mesh: Mesh) -> Callable[[str, np.ndarray], jax.Array]:
+    """Returns a function that puts one parameter, by its path, where the table says; each process its own part."""
+
+    def place(path: str, array: np.ndarray) -> jax.Array:
+        sharding = parameter_sharding(mesh, axes_of(path), array.shape)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return place
 
 
 def place_state(params: Any, *, mesh: Mesh, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
@@ -30,4 +42,5 @@ def state_shardings(params: Any, *, mesh: Mesh, optimizer: optax.GradientTransfo
         of_params,
         transform_non_params=lambda _: whole,
     )
-    return TrainState(whole, of_params, of_optimizer, whole, whole, whole)
+    everywhere = jax.tree.map(lambda _: whole, abstract)
+    return everywhere._replace(params=of_params, optimizer_state=of_optimizer)

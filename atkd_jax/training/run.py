@@ -1,9 +1,9 @@
 """A whole training run: models, data, compiled step, loop, and going on from a checkpoint."""
 
-import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,34 +18,20 @@ from atkd_jax.config import Config
 from atkd_jax.data import TrainingBatches, open_source, training_batches
 from atkd_jax.errors import InputError
 from atkd_jax.interop import load_tokenizer, require_same_tokenizer
-from atkd_jax.models import Decoder, logical_axes
+from atkd_jax.models import Decoder
 from atkd_jax.objectives import make_objective
-from atkd_jax.sharding import make_mesh, parameter_shardings, row_sharding, rows_divisor, shard_batch
+from atkd_jax.sharding import make_mesh, row_sharding, rows_divisor, shard_batch
 from atkd_jax.teachers import LoadedTeacher, load_teacher, teacher_signal
 from atkd_jax.training.checkpoints import Checkpoints, abstract_state_like
 from atkd_jax.training.loop import LoopSettings, Outcome, run_loop
 from atkd_jax.training.metrics import MetricsWriter
 from atkd_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from atkd_jax.training.placement import place_state
+from atkd_jax.training.placement import place_state, placing_on
 from atkd_jax.training.progress import ProgressLine
+from atkd_jax.training.same_run import require_same_run
 from atkd_jax.training.state import TrainState
 from atkd_jax.training.step import make_train_step
 from atkd_jax.training.student import build_student
-
-# What may change between two parts of one run without changing what it computes.
-_MAY_CHANGE = {
-    "run_dir",
-    "cache_dir",
-    "checkpoint",
-    "evaluation",
-    "export",
-    "mesh",
-    "training.steps",
-    "training.microbatches",
-    "training.remat",
-    "training.log_every_steps",
-    "training.max_nonfinite_steps",
-}
 
 
 class _Models(NamedTuple):
@@ -73,10 +59,10 @@ def train(
         InputError: if something that was given is wrong; its message says what to do.
     """
     console = console or Console()
-    report = lambda text: console.print(text, highlight=False, soft_wrap=True)  # noqa: E731  # a console with one argument
+    report = partial(console.print, highlight=False, soft_wrap=True)
     mesh = make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
-    _check_rows(config, mesh)
-    teacher = load_teacher(config.teacher, cache_dir=config.cache_dir, report=report)
+    _check(config, mesh)
+    teacher = load_teacher(config.teacher, cache_dir=config.cache_dir, place=placing_on(mesh), report=report)
     batches = open_batches(config, teacher.tokenizer)
     models, state, optimizer = _prepare(config, mesh, teacher)
     with (
@@ -85,7 +71,7 @@ def train(
     ):
         if (step := checkpoints.newest_step()) is not None:
             restored = checkpoints.restore(abstract_state_like(state))
-            _require_same_run(restored.config, config.model_dump(mode="json"), config)
+            require_same_run(restored.config, config)
             state = restored.state
             batches.set_state(restored.data_state)
             report(f"Going on from step {step} of {config.run_dir}.")
@@ -113,7 +99,9 @@ def open_batches(config: Config, tokenizer: Any) -> TrainingBatches:
     )
 
 
-def _check_rows(config: Config, mesh: Mesh) -> None:
+def _check(config: Config, mesh: Mesh) -> None:
+    if config.run_dir.exists() and not config.run_dir.is_dir():
+        raise InputError(f"run_dir {config.run_dir} must be a directory, but a file is in its place; name another one")
     parts = rows_divisor(mesh) * config.training.microbatches
     if config.training.batch_size % parts:
         raise InputError(
@@ -138,9 +126,6 @@ def _prepare(
     teacher_graph, teacher_params = nnx.split(teacher.model)
     student_graph, student_params = nnx.split(student)
     state = place_state(student_params, mesh=mesh, optimizer=optimizer, seed=config.seed)
-    teacher_params = jax.device_put(
-        teacher_params, parameter_shardings(mesh, logical_axes(teacher_params), teacher_params)
-    )
     # Counted tokens are gathered from one device's rows only; rows on many devices stay where they are.
     chunk_tokens = config.training.chunk_tokens if mesh.size == 1 else None
     models = _Models(teacher_graph, teacher_params, student_graph, len(teacher.tokenizer), chunk_tokens)
@@ -232,26 +217,3 @@ def _teacher_seconds(config: Config, mesh: Mesh, models: _Models) -> float:
     began = time.monotonic()
     compiled(models.teacher_params, ones).block_until_ready()
     return time.monotonic() - began
-
-
-def _require_same_run(before: Mapping[str, Any], now: Mapping[str, Any], config: Config) -> None:
-    differences = [
-        f"{name}={json.dumps(old)} then and {json.dumps(new)} now"
-        for name, old, new in _differences(before, now)
-        if not any(name == allowed or name.startswith(f"{allowed}.") for allowed in _MAY_CHANGE)
-    ]
-    if differences:
-        raise InputError(
-            f"{config.run_dir} was started with another config ({'; '.join(differences)}); "
-            "give the old values, or another run_dir"
-        )
-
-
-def _differences(before: Any, now: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
-    if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
-        return [] if before == now else [(prefix, before, now)]
-    found = []
-    for name in sorted({*before, *now}):
-        dotted = f"{prefix}.{name}" if prefix else name
-        found += _differences(before.get(name), now.get(name), dotted)
-    return found

@@ -79,7 +79,7 @@ def make_train_step(
         metrics |= weighting.scalars | {"loss": loss, "counted_tokens": jnp.sum(mask)}
         metrics["tokens"] = jnp.sum(parts["segment_ids"] > 0)
         if schedule is not None:
-            metrics["learning_rate"] = schedule(state.step - state.skipped_steps)
+            metrics["learning_rate"] = jnp.asarray(schedule(state.step - state.skipped_steps))
         return _apply(state, loss, gradient, metrics, optimizer)
 
     return train_step

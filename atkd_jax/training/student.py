@@ -5,10 +5,10 @@ from flax import nnx
 
 from atkd_jax.config import StudentConfig
 from atkd_jax.interop import load_model
-from atkd_jax.models import Decoder, evenly_spaced_layers, prune_layers, sized_config
+from atkd_jax.models import Decoder, Remat, evenly_spaced_layers, prune_layers, sized_config
 
 
-def build_student(config: StudentConfig, *, teacher: Decoder, dtype: jnp.dtype, remat: str, seed: int) -> Decoder:
+def build_student(config: StudentConfig, *, teacher: Decoder, dtype: jnp.dtype, remat: Remat, seed: int) -> Decoder:
     """Returns the student before its first step, its weights in float32.
 
     Args:

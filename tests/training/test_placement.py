@@ -7,7 +7,7 @@ from atkd_jax.config import OptimizerConfig
 from atkd_jax.models import Decoder, DecoderConfig
 from atkd_jax.sharding import make_mesh
 from atkd_jax.training.optimizer import make_optimizer
-from atkd_jax.training.placement import place_state
+from atkd_jax.training.placement import place_state, placing_on
 from atkd_jax.training.state import initial_state
 
 
@@ -25,3 +25,10 @@ def test_moments_lie_where_their_parameters_lie_and_start_as_they_would_on_one_d
         assert ours.dtype == theirs.dtype
         np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
     assert state.step == jnp.zeros((), jnp.int32)
+
+
+def test_a_weight_is_placed_by_its_path():
+    array = np.arange(2 * 16 * 32, dtype=np.float32).reshape(2, 16, 32)
+    placed = placing_on(make_mesh(fsdp=2, tensor=4))("layers.mlp.up.kernel", array)
+    assert placed.addressable_shards[0].data.shape == (2, 8, 8)
+    np.testing.assert_array_equal(placed, array)
