@@ -7,9 +7,11 @@ micro-batch by micro-batch: the sum is the loss of the whole batch, whatever the
 
 from __future__ import annotations
 
+from array import array
+from math import floor
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from atkd_jax.losses import validation
 
@@ -179,6 +181,6 @@ def _threshold(surprise: jax.Array, mask: jax.Array, hard_fraction: float) -> ja
     ascending = jnp.sort(jnp.where(mask, surprise, jnp.inf).ravel())
     # n is known on the device alone, where float32 would round the product across an integer. The floors for every n
     # are therefore computed here, in float64, and looked up.
-    floors = np.floor(np.arange(mask.size) * (1.0 - hard_fraction)).astype(np.int32)
+    floors = array("i", (floor(number * (1.0 - hard_fraction)) for number in range(mask.size)))
     counted = jnp.sum(mask)
-    return ascending[jnp.asarray(floors)[jnp.maximum(counted - 1, 0)]]
+    return ascending[jnp.asarray(floors, jnp.int32)[jnp.maximum(counted - 1, 0)]]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from numbers import Real
+from numbers import Integral, Real
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 VOCABULARY_ADVICE = "cut both heads to the tokenizer's size before the loss"
 
@@ -126,12 +125,13 @@ def count(function: str, name: str, value, largest: int | None = None) -> int:
       TypeError: it is no integer.
       ValueError: it is out of range.
     """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{function}: {name} must be a Python integer, got {type(value).__name__}; pass a count")
-    if value < 1 or (largest is not None and value > largest):
+    number = int(value)
+    if number < 1 or (largest is not None and number > largest):
         rule = "at least 1" if largest is None else f"between 1 and {largest}, the columns that there are"
         raise ValueError(f"{function}: {name} must be {rule}, got {value}; choose another number")
-    return int(value)
+    return number
 
 
 def softcap(function: str, value) -> float | None:

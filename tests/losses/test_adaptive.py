@@ -23,7 +23,7 @@ def adaptive_in_numpy(oracle, student, teacher, head_mass):
     values = np.empty(p.shape[:-1])
     for index in np.ndindex(values.shape):
         order = np.argsort(-p[index], kind="stable")
-        head = np.cumsum(p[index][order]) <= head_mass
+        head = (np.cumsum(p[index][order]) <= head_mass) | (head_mass == 1)
         head[0] = True
         errors = np.abs(p[index] - q[index])[order]
         share = errors[head].sum() / errors.sum()
@@ -47,11 +47,8 @@ def test_the_weights_of_adaptive_kl_are_constants_of_the_gradient(oracle):
     share = (losses.adaptive_kl(**logits) - reverse) / (forward - reverse)
 
     def parts(student):
-        kls = [
-            function(student_logits=student, teacher_logits=teacher)
-            for function in (losses.forward_kl, losses.reverse_kl)
-        ]
-        return (share * kls[0] + (1 - share) * kls[1]).sum()
+        arrays = {"student_logits": student, "teacher_logits": teacher}
+        return (share * losses.forward_kl(**arrays) + (1 - share) * losses.reverse_kl(**arrays)).sum()
 
     mine = jax.grad(lambda student: losses.adaptive_kl(student_logits=student, teacher_logits=teacher).sum())(student)
     np.testing.assert_allclose(mine, jax.grad(parts)(student), rtol=1e-3, atol=1e-5)
@@ -112,7 +109,7 @@ def test_decoupled_divergences_agree_with_numpy(oracle, name, share):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("vocabulary", [1, 2, 5])
 def test_decoupled_divergences_have_finite_gradients_at_the_edges(name, vocabulary):
-    student, teacher = np.linspace(1e4, -1e4, vocabulary, dtype=np.float32)[None].repeat(2, 0).repeat(2, 0)[:2], None
+    student = np.linspace(1e4, -1e4, vocabulary, dtype=np.float32)[None].repeat(2, 0)
     teacher = student[:, ::-1].copy()
     teacher[1, 1:] = -np.inf
     targets = np.zeros(2, np.int32)
@@ -137,7 +134,5 @@ class TestErrors:
             losses.uncertainty_weighted_kl(**self.logits, targets=self.targets, gamma=-1)
 
     def test_divergence(self):
-        with pytest.raises(
-            ValueError, match=r"decoupled_divergence: divergence must be 'forward_kl' or .*, got 'cross_entropy'"
-        ):
+        with pytest.raises(ValueError, match=r"divergence must be 'forward_kl' or .*, got 'cross_entropy'; choose one"):
             losses.decoupled_divergence(**self.logits, targets=self.targets, divergence="cross_entropy")
