@@ -11,6 +11,8 @@ os.environ.setdefault(
     " --xla_llvm_disable_expensive_passes=true",
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Two programs with collectives in flight at once can starve each other of the CPU client's threads.
+os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Inherited by the processes that tests start, so that they too compile each program once.

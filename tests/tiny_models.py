@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import pytest
 from flax import nnx
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -47,13 +48,14 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def tiny_teacher_directory(tmp_path_factory, tiny_tokenizer) -> Path:
-    """A random decoder of 4 layers, about 50,000 parameters."""
+    """A random decoder of 4 layers, about 50,000 parameters, sure enough of itself that its layers matter."""
     config = DecoderConfig(
         vocab_size=len(tiny_tokenizer), width=32, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=8, mlp_width=64
     )
     directory = tmp_path_factory.mktemp("tiny") / "teacher"
+    graphdef, params = nnx.split(Decoder(config, rngs=nnx.Rngs(params=0)))
     export_model(
-        Decoder(config, rngs=nnx.Rngs(params=0)),
+        nnx.merge(graphdef, jax.tree.map(lambda leaf: 5.0 * leaf, params)),
         directory,
         tokenizer=tiny_tokenizer,
         dtype="float32",

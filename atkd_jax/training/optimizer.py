@@ -1,5 +1,7 @@
 """AdamW with warm-up, cosine decay and clipping, as optax has them."""
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import jax
@@ -16,13 +18,14 @@ def learning_rate_schedule(config: OptimizerConfig, *, steps: int) -> optax.Sche
       steps: Optimizer steps of the whole run; micro-batches are not steps.
     """
     warmup_steps = min(config.warmup_steps, max(steps - 1, 0))
-    return optax.warmup_cosine_decay_schedule(
+    schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0 if warmup_steps else config.learning_rate,
         peak_value=config.learning_rate,
         warmup_steps=warmup_steps,
         decay_steps=max(steps, warmup_steps + 1),
         end_value=config.learning_rate * config.final_fraction,
     )
+    return _standard_promotion(schedule)
 
 
 def make_optimizer(config: OptimizerConfig, *, steps: int) -> optax.GradientTransformation:
@@ -35,19 +38,19 @@ def make_optimizer(config: OptimizerConfig, *, steps: int) -> optax.GradientTran
         weight_decay=config.weight_decay,
         mask=decayed_parameters,
     )
-    if config.clip_norm is None:
-        return _with_standard_promotion(adamw)
-    return _with_standard_promotion(optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw))
+    optimizer = adamw if config.clip_norm is None else optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+    return optax.GradientTransformation(optimizer.init, _standard_promotion(optimizer.update))
 
 
-def _with_standard_promotion(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """optax raises a float to an integer step count, which JAX's strict promotion, where a user sets it, refuses."""
+def _standard_promotion(function: Callable[..., Any]) -> Callable[..., Any]:
+    """optax meets integer step counts with floats, which JAX's strict promotion, where a user sets it, refuses."""
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    @wraps(function)
+    def promoting(*args: Any, **kwargs: Any) -> Any:
         with jax.numpy_dtype_promotion("standard"):
-            return inner.update(updates, state, params)
+            return function(*args, **kwargs)
 
-    return optax.GradientTransformation(inner.init, update)
+    return promoting
 
 
 def decayed_parameters(params: Any) -> Any:

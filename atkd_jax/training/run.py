@@ -166,7 +166,7 @@ def _run(
         closing(ProgressLine(steps=config.training.steps, start=start, console=console)) as progress,
     ):
         return run_loop(
-            lambda state, batch: compiled(state, models.teacher_params, batch),
+            _one_at_a_time(lambda state, batch: compiled(state, models.teacher_params, batch)),
             state,
             batches,
             place=lambda batch: shard_batch(mesh, batch),
@@ -177,6 +177,16 @@ def _run(
             config=config.model_dump(mode="json"),
             data_counts=lambda: _data_counts(batches),
         )
+
+
+def _one_at_a_time(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Waits for each step where one CPU stands in for several devices.
+
+    Two programs with collectives in flight at once can starve each other there of the client's threads, for good.
+    """
+    if jax.default_backend() != "cpu" or jax.local_device_count() == 1:
+        return step
+    return lambda *arguments: jax.block_until_ready(step(*arguments))
 
 
 def _data_counts(batches: TrainingBatches) -> dict[str, float]:
