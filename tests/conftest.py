@@ -11,7 +11,9 @@ os.environ.setdefault(
     " --xla_llvm_disable_expensive_passes=true",
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Two programs with collectives in flight at once can starve each other of the CPU client's threads.
+# Collectives of eight devices that wait for each other hold a thread each, two where they are independent. As many
+# threads as devices are too few, and two programs in flight at once need twice as many.
+os.environ.setdefault("NPROC", "64")
 os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -116,8 +116,9 @@ def test_the_gates_diagnostics_and_the_data_counts_are_in_the_metrics(config, tm
     "changes", [{"mesh__fsdp": 2}, {"mesh__fsdp": 2, "mesh__tensor": 2}, {"training__remat": "full"}]
 )
 def test_meshes_and_rematerialisation_give_the_same_losses(config, tmp_path, changes):
-    train(config(run_dir=tmp_path / "plain"), console=quiet())
-    train(config(run_dir=tmp_path / "other", **changes), console=quiet())
+    # A large epsilon keeps Adam from making whole steps out of the rounding of gradients that are nearly 0.
+    train(config(run_dir=tmp_path / "plain", optimizer__eps=1e-2), console=quiet())
+    train(config(run_dir=tmp_path / "other", optimizer__eps=1e-2, **changes), console=quiet())
     plain, other = read_metrics(tmp_path / "plain"), read_metrics(tmp_path / "other")
     np.testing.assert_allclose([line["loss"] for line in plain], [line["loss"] for line in other], rtol=1e-5)
 
