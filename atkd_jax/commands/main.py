@@ -13,6 +13,9 @@ from atkd_jax.commands.command_line import parse_options
 from atkd_jax.commands.verbs import VERBS
 from atkd_jax.errors import InputError
 
+# transformers advises at every start to install torch, which nothing here needs.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
 INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
 BAD_INPUT = 2
 
