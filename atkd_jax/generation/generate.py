@@ -106,11 +106,17 @@ def _generate_rows(
     model = nnx.merge(graphdef, params)
     prompt_lengths = jnp.sum(present, axis=1, dtype=jnp.int32)
     positions = jnp.maximum(jnp.cumsum(present, axis=1, dtype=jnp.int32) - 1, 0)
-    cache = model.init_cache(tokens.shape[0], tokens.shape[1] + max_new_tokens)
-    hidden, cache = model.decode(tokens, positions=positions, cache=cache, segment_ids=present.astype(jnp.int32))
+    hidden, cache = model.prefill(
+        tokens,
+        positions=positions,
+        segment_ids=present.astype(jnp.int32),
+        max_length=tokens.shape[1] + max_new_tokens,
+    )
+    layers = model.unstacked_layers()
 
     def advance(tokens: jax.Array, step: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
-        hidden, cache = model.decode(tokens[:, None], positions=(prompt_lengths + step)[:, None], cache=cache)
+        positions = (prompt_lengths + step)[:, None]
+        hidden, cache = model.decode(tokens[:, None], positions=positions, cache=cache, layers=layers)
         return model.logits(hidden[:, 0]), cache
 
     def choose(logits: jax.Array, step: jax.Array) -> jax.Array:
@@ -121,7 +127,7 @@ def _generate_rows(
 
     return decode_until_end(
         model.logits(hidden[:, -1]),
-        cache,
+        cache.unstacked(),
         advance=advance,
         choose=choose,
         max_new_tokens=max_new_tokens,

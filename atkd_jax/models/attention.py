@@ -27,7 +27,7 @@ def causal_attention(query: jax.Array, key: jax.Array, value: jax.Array, segment
 
     Args:
         query: [B, T, heads, head_dim].
-        key: [B, T, kv_heads, head_dim], with heads a multiple of kv_heads.
+        key: [B, kv_heads, T, head_dim], with heads a multiple of kv_heads.
         value: like key.
         segment_ids: int [B, T].
 
@@ -51,7 +51,7 @@ def _attend_up_to(query, key, value, segment_ids, start: int, end: int) -> jax.A
         query_slots=jnp.arange(start, end),
         key_slots=jnp.arange(end),
     )
-    return grouped_query_attention(query[:, start:end], key[:, :end], value[:, :end], mask)
+    return grouped_query_attention(query[:, start:end], key[:, :, :end], value[:, :, :end], mask)
 
 
 def attention_mask(
@@ -76,7 +76,7 @@ def grouped_query_attention(query: jax.Array, key: jax.Array, value: jax.Array, 
 
     Args:
         query: [B, T, heads, head_dim].
-        key: [B, S, kv_heads, head_dim], with heads a multiple of kv_heads.
+        key: [B, kv_heads, S, head_dim], with heads a multiple of kv_heads.
         value: like key.
         mask: bool [B, T, S], true where a query may look at a key.
 
@@ -84,11 +84,10 @@ def grouped_query_attention(query: jax.Array, key: jax.Array, value: jax.Array, 
         [B, T, heads, head_dim] in the value's dtype.
     """
     B, T, H, D = query.shape
-    S, kv_heads = key.shape[1:3]
+    kv_heads, S = key.shape[1:3]
     group = H // kv_heads
     # Both products are batched matrix products as they stand, so that only heads are transposed, never scores.
     query = query.reshape(B, T, kv_heads, group, D).transpose(0, 2, 3, 1, 4).reshape(B, kv_heads, group * T, D)
-    key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
     batch = ((0, 1), (0, 1))
     scores = jax.lax.dot_general(query, key, (((3,), (3,)), batch), preferred_element_type=jnp.float32)
     scores = jnp.where(mask[:, None, None], scores.reshape(B, kv_heads, group, T, S) * D**-0.5, MASKED_SCORE)
@@ -120,5 +119,9 @@ class Attention(nnx.Module):
     def queries_keys_values(
         self, x: jax.Array, angles: tuple[jax.Array, jax.Array]
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Return what `x` [B, T, width] asks for and offers, turned by its positions: [B, T, heads, head_dim] each."""
-        return rotate(self.query(x), *angles), rotate(self.key(x), *angles), self.value(x)
+        """Return the heads of `x` [B, T, width], queries and keys turned by their positions.
+
+        Queries are [B, T, heads, head_dim]; keys and values [B, kv_heads, T, head_dim], as a cache holds them.
+        """
+        key, value = rotate(self.key(x), *angles), self.value(x)
+        return rotate(self.query(x), *angles), key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -48,19 +50,21 @@ class DecoderLayer(nnx.Module):
             **kinds,
         )
 
-    def __call__(self, x: jax.Array, segment_ids: jax.Array, angles: Angles) -> jax.Array:
-        """Return the residual stream [B, T, width] after this layer."""
-        heads = self.attention.queries_keys_values(self.attention_norm(x), angles)
-        x = x + self.attention.output(causal_attention(*heads, segment_ids))
+    def queries_keys_values(self, x: jax.Array, angles: Angles) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Return the heads of the residual stream `x`; see `Attention.queries_keys_values`."""
+        return self.attention.queries_keys_values(self.attention_norm(x), angles)
+
+    def finish(self, x: jax.Array, gathered: jax.Array) -> jax.Array:
+        """Return the residual stream after this layer, from `x` before it and what its heads have gathered."""
+        x = x + self.attention.output(gathered)
         return x + self.mlp(self.mlp_norm(x))
 
-    def decode(self, x, mask, angles, cache_key, cache_value, start):
-        """Do the same with the keys and values of one layer's cache, extended from slot `start` by those of `x`."""
-        query, key, value = self.attention.queries_keys_values(self.attention_norm(x), angles)
-        cache_key = jax.lax.dynamic_update_slice_in_dim(cache_key, key, start, axis=1)
-        cache_value = jax.lax.dynamic_update_slice_in_dim(cache_value, value, start, axis=1)
-        x = x + self.attention.output(grouped_query_attention(query, cache_key, cache_value, mask))
-        return x + self.mlp(self.mlp_norm(x)), cache_key, cache_value
+    def __call__(
+        self, x: jax.Array, segment_ids: jax.Array, angles: Angles
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """Return the residual stream [B, T, width] after this layer, and the layer's keys and values."""
+        query, key, value = self.queries_keys_values(x, angles)
+        return self.finish(x, causal_attention(query, key, value, segment_ids)), (key, value)
 
 
 class Decoder(nnx.Module):
@@ -122,6 +126,12 @@ class Decoder(nnx.Module):
             positions: int [B, T], restarting in every segment; 0, 1, 2, ... if not given.
             segment_ids: int [B, T]; all one segment if not given.
         """
+        return self._run_layers(tokens, positions, segment_ids, keep_heads=False)[0]
+
+    def _run_layers(
+        self, tokens: jax.Array, positions: jax.Array | None, segment_ids: jax.Array | None, *, keep_heads: bool
+    ) -> tuple[jax.Array, Any]:
+        """Return the final states and, if they are to be kept, all layers' keys and values, stacked."""
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         if segment_ids is None:
@@ -130,10 +140,11 @@ class Decoder(nnx.Module):
         graphdef, stacked = nnx.split(self.layers)
 
         def body(x, params):
-            return nnx.merge(graphdef, params)(x, segment_ids, angles), None
+            x, keys_values = nnx.merge(graphdef, params)(x, segment_ids, angles)
+            return x, keys_values if keep_heads else None
 
-        x, _ = jax.lax.scan(self._rematerialised(body), self._embed(tokens), stacked)
-        return self.final_norm(x)
+        x, keys_values = jax.lax.scan(self._rematerialised(body), self._embed(tokens), stacked)
+        return self.final_norm(x), keys_values
 
     def head_matrix(self) -> jax.Array:
         """Return the matrix that turns hidden states into logits: [width, vocab] in the parameters' dtype."""
@@ -141,8 +152,9 @@ class Decoder(nnx.Module):
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Return float32 logits [..., vocab] of hidden states [..., width]: factors in `dtype`, sums in float32."""
-        head = self.head_matrix().astype(self.dtype)
-        return jnp.einsum("...d,dv->...v", hidden.astype(self.dtype), head, preferred_element_type=jnp.float32)
+        rows = hidden.astype(self.dtype).reshape(-1, hidden.shape[-1])
+        logits = jnp.matmul(rows, self.head_matrix().astype(self.dtype), preferred_element_type=jnp.float32)
+        return logits.reshape(*hidden.shape[:-1], -1)
 
     def __call__(
         self, tokens: jax.Array, *, positions: jax.Array | None = None, segment_ids: jax.Array | None = None
@@ -154,8 +166,43 @@ class Decoder(nnx.Module):
         """Return an empty cache for `batch_size` rows of at most `max_length` tokens, padding included."""
         return KVCache.empty(self.config, batch_size, max_length, self.dtype)
 
+    def prefill(
+        self, tokens: jax.Array, *, positions: jax.Array, segment_ids: jax.Array, max_length: int
+    ) -> tuple[jax.Array, KVCache]:
+        """Return what `decode` would return for the first tokens of an empty cache of `max_length` slots.
+
+        It is one pass over the tokens alone, which meets no empty slots.
+        """
+        hidden, (key, value) = self._run_layers(tokens, positions, segment_ids, keep_heads=True)
+        room = max_length - tokens.shape[1]
+        if room < 0:
+            raise ValueError(f"prefill: max_length must be at least the {tokens.shape[1]} tokens, got {max_length}.")
+        slots = ((0, 0), (0, 0), (0, 0), (0, room), (0, 0))
+        cache = KVCache(
+            key=jnp.pad(key, slots),
+            value=jnp.pad(value, slots),
+            segment_ids=jnp.pad(segment_ids.astype(jnp.int32), ((0, 0), (0, room))),
+            length=jnp.asarray(tokens.shape[1], jnp.int32),
+        )
+        return hidden, cache
+
+    def unstacked_layers(self) -> list[DecoderLayer]:
+        """Return the layers one by one, each with its own copy of its parameters.
+
+        A loop that runs the layers many times, as decoding does, saves by them what taking the stack apart costs.
+        """
+        graphdef, stacked = nnx.split(self.layers)
+        layers = range(self.config.num_layers)
+        return [nnx.merge(graphdef, jax.tree.map(lambda stack, i=i: stack[i], stacked)) for i in layers]
+
     def decode(
-        self, tokens: jax.Array, *, positions: jax.Array, cache: KVCache, segment_ids: jax.Array | None = None
+        self,
+        tokens: jax.Array,
+        *,
+        positions: jax.Array,
+        cache: KVCache,
+        segment_ids: jax.Array | None = None,
+        layers: Sequence[DecoderLayer] | None = None,
     ) -> tuple[jax.Array, KVCache]:
         """Return the states of `tokens` after the final norm, [B, S, width], and the cache extended by them.
 
@@ -165,28 +212,53 @@ class Decoder(nnx.Module):
         Args:
             tokens: int [B, S], written to the next S slots. The caller sees to it that there are so many left.
             positions: int [B, S], counted from the row's first token that is no padding.
-            cache: from `init_cache` or from the last call.
+            cache: from `init_cache`, `prefill` or the last call.
             segment_ids: int [B, S]; all segment 1 if not given.
+            layers: from `unstacked_layers`, with a cache that is `unstacked` too; the stack is scanned if not given.
         """
         if segment_ids is None:
             segment_ids = jnp.ones_like(tokens)
-        segments = jax.lax.dynamic_update_slice_in_dim(
-            cache.segment_ids, segment_ids.astype(jnp.int32), cache.length, axis=1
-        )
+        start = cache.length
+        segments = jax.lax.dynamic_update_slice_in_dim(cache.segment_ids, segment_ids.astype(jnp.int32), start, axis=1)
         mask = attention_mask(
             query_segments=segment_ids,
             key_segments=segments,
-            query_slots=cache.length + jnp.arange(tokens.shape[1]),
+            query_slots=start + jnp.arange(tokens.shape[1]),
             key_slots=jnp.arange(segments.shape[1]),
         )
         angles = rotary_angles(self.config, positions)
+        run = self._decode_stack if layers is None else partial(_decode_layers, layers)
+        x, keys, values = run(self._embed(tokens), mask, angles, cache)
+        cache = KVCache(key=keys, value=values, segment_ids=segments, length=start + tokens.shape[1])
+        return self.final_norm(x), cache
+
+    def _decode_stack(self, x: jax.Array, mask: jax.Array, angles: Angles, cache: KVCache):
         graphdef, stacked = nnx.split(self.layers)
 
-        def body(x, layer):
-            params, key, value = layer
-            x, key, value = nnx.merge(graphdef, params).decode(x, mask, angles, key, value, cache.length)
-            return x, (key, value)
+        def body(carry, numbered):
+            x, keys, values = carry
+            number, params = numbered
+            layer = nnx.merge(graphdef, params)
+            query, key, value = layer.queries_keys_values(x, angles)
+            # The whole cache is carried and written in place; given out layer by layer it would be copied every time.
+            at = (number, 0, 0, cache.length, 0)
+            keys = jax.lax.dynamic_update_slice(keys, key[None], at)
+            values = jax.lax.dynamic_update_slice(values, value[None], at)
+            x = layer.finish(x, grouped_query_attention(query, keys[number], values[number], mask))
+            return (x, keys, values), None
 
-        x, (key, value) = jax.lax.scan(body, self._embed(tokens), (stacked, cache.key, cache.value))
-        cache = KVCache(key=key, value=value, segment_ids=segments, length=cache.length + tokens.shape[1])
-        return self.final_norm(x), cache
+        numbers = jnp.arange(self.config.num_layers)
+        (x, keys, values), _ = jax.lax.scan(body, (x, cache.key, cache.value), (numbers, stacked))
+        return x, keys, values
+
+
+def _decode_layers(layers: Sequence[DecoderLayer], x: jax.Array, mask: jax.Array, angles: Angles, cache: KVCache):
+    all_keys, all_values = [], []
+    for layer, keys, values in zip(layers, cache.key, cache.value, strict=True):
+        query, key, value = layer.queries_keys_values(x, angles)
+        keys = jax.lax.dynamic_update_slice_in_dim(keys, key, cache.length, axis=2)
+        values = jax.lax.dynamic_update_slice_in_dim(values, value, cache.length, axis=2)
+        x = layer.finish(x, grouped_query_attention(query, keys, values, mask))
+        all_keys.append(keys)
+        all_values.append(values)
+    return x, tuple(all_keys), tuple(all_values)

@@ -13,18 +13,22 @@ def drawn(*shape, seed=0):
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_attention_is_that_of_torch(kv_heads):
-    query, key, value = drawn(2, 5, 4, 8), drawn(2, 7, kv_heads, 8, seed=1), drawn(2, 7, kv_heads, 8, seed=2)
+    query, key, value = drawn(2, 5, 4, 8), drawn(2, kv_heads, 7, 8, seed=1), drawn(2, kv_heads, 7, 8, seed=2)
     mask = np.random.default_rng(3).random((2, 5, 7)) < 0.6
     mask[:, :, 0] = True
-    as_torch = [torch.tensor(array).transpose(1, 2) for array in (query, key, value)]
     expected = torch.nn.functional.scaled_dot_product_attention(
-        *as_torch, attn_mask=torch.tensor(mask)[:, None], enable_gqa=True
+        torch.tensor(query).transpose(1, 2),
+        torch.tensor(key),
+        torch.tensor(value),
+        attn_mask=torch.tensor(mask)[:, None],
+        enable_gqa=True,
     ).transpose(1, 2)
     np.testing.assert_allclose(grouped_query_attention(query, key, value, mask), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_query_that_may_look_at_nothing_stays_finite_with_its_gradient():
-    query, key, value = (jnp.asarray(drawn(1, 3, 2, 4, seed=seed)) for seed in range(3))
+    query = jnp.asarray(drawn(1, 3, 2, 4))
+    key, value = (jnp.asarray(drawn(1, 2, 3, 4, seed=seed)) for seed in (1, 2))
     mask = jnp.asarray([[[True, False, False], [False, False, False], [True, True, True]]])
     out, gradient = jax.value_and_grad(lambda q: jnp.sum(grouped_query_attention(q, key, value, mask)))(query)
     assert np.isfinite(out)
@@ -34,8 +38,8 @@ def test_a_query_that_may_look_at_nothing_stays_finite_with_its_gradient():
 def test_scores_of_narrow_heads_are_float32():
     # The second key's score differs by less than bfloat16 can tell at this size.
     query = jnp.full((1, 1, 1, 64), 4.0, jnp.bfloat16)
-    key = jnp.full((1, 2, 1, 64), 4.0, jnp.bfloat16).at[0, 1, 0, :8].set(4.0625)
-    value = jnp.asarray([0.0, 1.0], jnp.bfloat16).reshape(1, 2, 1, 1) * jnp.ones((1, 2, 1, 64), jnp.bfloat16)
+    key = jnp.full((1, 1, 2, 64), 4.0, jnp.bfloat16).at[0, 0, 1, :8].set(4.0625)
+    value = jnp.broadcast_to(jnp.asarray([0.0, 1.0], jnp.bfloat16)[None, None, :, None], (1, 1, 2, 64))
     mixed = grouped_query_attention(query, key, value, jnp.ones((1, 1, 2), bool))
     assert mixed.dtype == jnp.bfloat16
     np.testing.assert_allclose(mixed.astype(jnp.float32), 1 / (1 + np.exp(-0.25)), rtol=1e-2)
@@ -51,12 +55,12 @@ def test_mask_is_causal_within_segments():
 
 @pytest.mark.parametrize("length", [1, 127, 128, 300, 1100])
 def test_causal_attention_is_that_of_torch_however_many_parts_it_goes_in(length):
-    query, key, value = drawn(1, length, 2, 4), drawn(1, length, 1, 4, seed=1), drawn(1, length, 1, 4, seed=2)
+    query, key, value = drawn(1, length, 2, 4), drawn(1, 1, length, 4, seed=1), drawn(1, 1, length, 4, seed=2)
     segments = np.sort(np.random.default_rng(0).integers(1, 4, (1, length)))
     mask = np.tril(segments[:, :, None] == segments[:, None, :])
     as_torch = [torch.tensor(array, requires_grad=True) for array in (query, key, value)]
     expected = torch.nn.functional.scaled_dot_product_attention(
-        *(array.transpose(1, 2) for array in as_torch), attn_mask=torch.tensor(mask)[:, None], enable_gqa=True
+        as_torch[0].transpose(1, 2), *as_torch[1:], attn_mask=torch.tensor(mask)[:, None], enable_gqa=True
     ).transpose(1, 2)
     expected.sin().sum().backward()
 
@@ -71,7 +75,9 @@ def test_causal_attention_is_that_of_torch_however_many_parts_it_goes_in(length)
 
 
 def test_no_array_of_length_by_length_is_kept_for_the_backward_pass():
-    heads = jax.ShapeDtypeStruct((1, 1024, 2, 8), jnp.float32)
+    query, heads = jnp.ones((1, 1024, 2, 8)), jnp.ones((1, 2, 1024, 8))
     segments = jnp.ones((1, 1024), jnp.int32)
-    _, kept = jax.eval_shape(lambda q, k, v: jax.vjp(lambda *a: causal_attention(*a, segments), q, k, v), *[heads] * 3)
+    _, kept = jax.eval_shape(
+        lambda q, k, v: jax.vjp(lambda *a: causal_attention(*a, segments), q, k, v), query, heads, heads
+    )
     assert max(leaf.size for leaf in jax.tree.leaves(kept)) <= heads.size

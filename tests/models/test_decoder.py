@@ -32,8 +32,16 @@ def logits_of(graphdef, params, tokens, positions=None, segment_ids=None):
 
 
 @jax.jit(static_argnums=0)
-def decode(graphdef, params, tokens, positions, cache, segment_ids=None):
-    return nnx.merge(graphdef, params).decode(tokens, positions=positions, cache=cache, segment_ids=segment_ids)
+def decode(graphdef, params, tokens, positions, cache, segment_ids):
+    decoder = nnx.merge(graphdef, params)
+    layers = decoder.unstacked_layers() if isinstance(cache.key, tuple) else None
+    return decoder.decode(tokens, positions=positions, cache=cache, segment_ids=segment_ids, layers=layers)
+
+
+@jax.jit(static_argnums=0, static_argnames="max_length")
+def prefill(graphdef, params, tokens, positions, segment_ids, *, max_length):
+    decoder = nnx.merge(graphdef, params)
+    return decoder.prefill(tokens, positions=positions, segment_ids=segment_ids, max_length=max_length)
 
 
 @jax.jit(static_argnums=0)
@@ -143,44 +151,68 @@ def test_the_scan_is_a_loop_over_layers():
     x = decoder.embedding[...][tokens]
     for i in range(GROUPED.num_layers):
         layer = nnx.merge(graphdef, jax.tree.map(lambda array, i=i: array[i], stacked))
-        x = layer(x, jnp.ones_like(tokens), rotary_angles(GROUPED, positions))
+        x, _ = layer(x, jnp.ones_like(tokens), rotary_angles(GROUPED, positions))
     np.testing.assert_allclose(decoder.hidden_states(tokens), decoder.final_norm(x), atol=1e-5, rtol=0)
 
 
-def test_a_cache_gives_what_a_full_pass_gives():
+@pytest.mark.parametrize("is_stacked", [True, False])
+@pytest.mark.parametrize("is_prefilled", [True, False])
+def test_a_cache_gives_what_a_full_pass_gives(is_stacked, is_prefilled):
     decoder = pair(GROUPED).decoder
-    full = hidden_of(*nnx.split(decoder), jnp.asarray(TOKENS))
     graphdef, params = nnx.split(decoder)
+    full = hidden_of(graphdef, params, jnp.asarray(TOKENS))
     cache, parts, start = decoder.init_cache(2, 48), [], 0
-    for length in (25, 1, 1, 10, 1, 1, 1):
-        tokens = jnp.asarray(TOKENS[:, start : start + length])
-        positions = jnp.broadcast_to(jnp.arange(start, start + length), tokens.shape)
-        hidden, cache = decode(graphdef, params, tokens, positions, cache)
+    if is_prefilled:
+        hidden, cache = prefill(graphdef, params, TOKENS[:, :25], *whole_rows(25), max_length=48)
+        parts, start = [hidden], 25
+    if not is_stacked:
+        cache = cache.unstacked()
+    for length in (1, 1, 10, 1, 1, 1) if is_prefilled else (25, 1, 1, 10, 1, 1, 1):
+        positions, segments = whole_rows(length, start)
+        hidden, cache = decode(graphdef, params, TOKENS[:, start : start + length], positions, cache, segments)
         parts.append(hidden)
         start += length
     assert int(cache.length) == 40
+    np.testing.assert_array_equal(cache.segment_ids, np.arange(48)[None] < np.array([[40], [40]]))
     np.testing.assert_allclose(jnp.concatenate(parts, axis=1), full, atol=1e-5, rtol=0)
 
 
-def test_prompts_of_unequal_length_share_a_cache():
-    decoder = pair(GROUPED).decoder
+def whole_rows(length, start=0):
+    """Positions and segments of two rows without padding."""
+    return np.broadcast_to(np.arange(start, start + length, dtype=np.int32), (2, length)), np.ones(
+        (2, length), np.int32
+    )
+
+
+@pytest.mark.parametrize("is_prefilled", [True, False])
+def test_prompts_of_unequal_length_share_a_cache(is_prefilled):
+    graphdef, params = nnx.split(pair(GROUPED).decoder)
     lengths = (4, 12)
     tokens = np.full((2, 12), 9, np.int32)
     present = np.zeros((2, 12), np.int32)
     for row, length in enumerate(lengths):
         tokens[row, 12 - length :] = TOKENS[row, :length]
         present[row, 12 - length :] = 1
-    positions = np.maximum(np.cumsum(present, axis=1) - 1, 0)
-    graphdef, params = nnx.split(decoder)
-    cache = decoder.init_cache(2, 20)
-    hidden, cache = decode(graphdef, params, jnp.asarray(tokens), jnp.asarray(positions), cache, jnp.asarray(present))
+    positions = np.maximum(np.cumsum(present, axis=1, dtype=np.int32) - 1, 0)
+    if is_prefilled:
+        hidden, cache = prefill(graphdef, params, tokens, positions, present, max_length=20)
+    else:
+        cache = pair(GROUPED).decoder.init_cache(2, 20)
+        hidden, cache = decode(graphdef, params, tokens, positions, cache, present)
     following = np.stack([TOKENS[row, length : length + 1] for row, length in enumerate(lengths)])
-    step, _ = decode(graphdef, params, jnp.asarray(following), jnp.asarray(lengths)[:, None], cache)
+    step, _ = decode(
+        graphdef, params, following, np.asarray(lengths, np.int32)[:, None], cache, np.ones((2, 1), np.int32)
+    )
     assert np.isfinite(hidden).all()
     for row, length in enumerate(lengths):
         alone = hidden_of(graphdef, params, jnp.asarray(TOKENS[row : row + 1, : length + 1]))[0]
         np.testing.assert_allclose(hidden[row, 12 - length :], alone[:length], atol=1e-5, rtol=0)
         np.testing.assert_allclose(step[row, 0], alone[length], atol=1e-5, rtol=0)
+
+
+def test_a_cache_too_short_for_its_prompt_is_refused():
+    with pytest.raises(ValueError, match="max_length must be at least the 40 tokens, got 39"):
+        pair(GROUPED).decoder.prefill(TOKENS, positions=TOKENS, segment_ids=TOKENS, max_length=39)
 
 
 def test_bfloat16_arithmetic_stays_near_float32_and_keeps_parameters_and_logits_float32():

@@ -56,7 +56,7 @@ def test_pruning_is_leaving_layers_out(model):
     graphdef, stacked = nnx.split(layers)
     one = nnx.merge(graphdef, jax.tree.map(lambda array: array[1], stacked))
     x = model.embedding[...][jnp.arange(4)[None]].astype(jnp.float32)
-    x = one(x, jnp.ones((1, 4), jnp.int32), rotary_angles(GROUPED, positions))
+    x, _ = one(x, jnp.ones((1, 4), jnp.int32), rotary_angles(GROUPED, positions))
     np.testing.assert_allclose(pruned.hidden_states(jnp.arange(4)[None]), model.final_norm(x), atol=1e-5, rtol=0)
 
 
