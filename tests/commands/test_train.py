@@ -43,15 +43,20 @@ def test_a_run_leaves_its_facts_metrics_and_checkpoint(words, tmp_path, capsys):
 def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_goes_on(words, tmp_path):
     command = [sys.executable, str(ROOT / "launch.py"), *words, "--training.steps=400"]
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     metrics = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    out, errors = process.communicate(timeout=120)
+    deadline = time.monotonic() + 300
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            out, errors = process.communicate(timeout=300)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "Traceback" not in errors
     step = len(read_metrics(tmp_path / "run"))
