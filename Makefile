@@ -3,6 +3,8 @@
 PYTHON ?= python3
 CONFIG := configs/quickstart.yaml
 RUN := .venv/bin/python launch.py
+# Whole files go to one process each, so that what a file shares is made once.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: quickstart test test-all check bench
 
@@ -13,10 +15,10 @@ quickstart: .venv/runtime.stamp
 	$(RUN) export --config $(CONFIG)
 
 test: .venv/dev.stamp
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest $(PARALLEL)
 
 test-all: .venv/dev.stamp
-	.venv/bin/python -m pytest -m ''
+	.venv/bin/python -m pytest $(PARALLEL) -m ''
 
 check: .venv/dev.stamp
 	.venv/bin/ruff check .
