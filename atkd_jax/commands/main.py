@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import errno
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
+
+import absl.logging
 
 from atkd_jax import config_fields
 from atkd_jax.commands.command_line import parse_options
 from atkd_jax.commands.verbs import VERBS
 from atkd_jax.errors import InputError
 
+# Orbax logs the traceback of whatever it raises as well, and a raised error is told in one sentence here.
+absl.logging.set_verbosity(absl.logging.FATAL)
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 # transformers advises at every start to install torch, which nothing here needs.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 

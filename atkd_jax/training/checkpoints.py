@@ -1,6 +1,7 @@
 """Orbax checkpoints of a run: state, place in the data, and resolved config, saved together or not at all."""
 
 import gc
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,8 +41,17 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        failed = True
+        try:
+            self._manager.close()
+            failed = False
+        except Exception:
+            if kind is None:  # Else the error on its way out is the one to be told.
+                raise
+        finally:
+            if failed or kind is not None:
+                _remove_unfinished(self.directory)
 
     def newest_step(self) -> int | None:
         """Returns the step of the newest whole checkpoint, None if there is none."""
@@ -104,7 +114,7 @@ def read_student_params(directory: Path, abstract_params: Any, *, step: int | No
     if not directory.is_dir():
         raise InputError(f"{directory} holds no checkpoint; train first, or name another run_dir")
     handlers = {"state": ocp.PyTreeCheckpointHandler(), "run": ocp.JsonCheckpointHandler()}
-    options = ocp.CheckpointManagerOptions(read_only=True)
+    options = ocp.CheckpointManagerOptions(create=False)
     with ocp.CheckpointManager(directory.absolute(), options=options, item_handlers=handlers) as manager:
         step = manager.latest_step() if step is None else step
         item = {"params": abstract_params}
@@ -173,6 +183,12 @@ def _damaged(checkpoint: Path, reason: str) -> str:
         f"checkpoint {checkpoint} cannot be read ({reason}); it is damaged: remove it to go on from the one before, "
         "or name another run_dir"
     )
+
+
+def _remove_unfinished(directory: Path) -> None:
+    """What a write that failed left behind, on a disk that may be full."""
+    for path in directory.glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _forget_unfinished_reads() -> None:

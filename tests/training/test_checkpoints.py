@@ -107,3 +107,15 @@ def test_a_changed_record_of_the_run_is_refused(tmp_path):
     path.write_text(path.read_text().replace("41", "42"))
     with Checkpoints(tmp_path, keep=1) as checkpoints, pytest.raises(InputError, match=r"the run's record is not what"):
         checkpoints.restore(abstract_state_like(state_of(0)))
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    (tmp_path / "3.orbax-checkpoint-tmp").mkdir()
+    monkeypatch.setattr(checkpoints._manager, "save", full)
+    with pytest.raises(OSError, match="No space"), checkpoints:
+        checkpoints.save(state_of(0), step=3, data_state=None, config=CONFIG)
+    assert list(tmp_path.iterdir()) == []
