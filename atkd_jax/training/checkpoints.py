@@ -65,13 +65,27 @@ class Checkpoints:
             step: Steps taken.
             data_state: The data iterator's position, as JSON has it.
             config: The resolved config, as JSON has it.
+
+        Raises:
+            InputError: if the disk has no room for it.
         """
         if step in self._manager.all_steps():
             return
+        self.require_room(state)
         run = {"data_state": data_state, "config": config}
         run["digests"] = {"arrays": array_digests(state), "run": json_digest(run)}
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
         self._manager.save(step, args=arguments)
+
+    def require_room(self, state: TrainState) -> None:
+        """Raises InputError if the disk cannot hold one more checkpoint of this state."""
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise InputError(
+                f"{self.directory} is on a disk with {free / 1e6:,.1f} MB free, and a checkpoint takes up to "
+                f"{needed / 1e6:,.1f} MB; make room, or name another run_dir"
+            )
 
     def wait(self) -> None:
         """Returns when what was started is on disk, and raises what went wrong on the way."""

@@ -114,7 +114,8 @@ class _MetricsReader:
     def read_previous_then_keep(self, step: int, values: dict[str, jax.Array], counts: dict[str, float]) -> None:
         self.finish()
         self._waiting = (step, values, counts)
-        if values["loss"].is_ready():  # Where dispatching was computing, as with one CPU in place of several devices.
+        # Dispatching was computing already, as with one CPU in place of several devices.
+        if values["loss"].is_ready():  # pyright: ignore[reportAttributeAccessIssue]  # concrete arrays have it
             self.finish()
 
     def finish(self) -> None:

@@ -78,6 +78,7 @@ def train(
         if int(state.step) >= config.training.steps:
             report(f"{config.run_dir} has already taken its {config.training.steps} steps.")
             return Outcome(state, None)
+        checkpoints.require_room(state)
         before_start()
         return _run(config, mesh, models, optimizer, state, batches, checkpoints, console)
 

@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,6 +109,17 @@ def test_a_changed_record_of_the_run_is_refused(tmp_path):
     path.write_text(path.read_text().replace("41", "42"))
     with Checkpoints(tmp_path, keep=1) as checkpoints, pytest.raises(InputError, match=r"the run's record is not what"):
         checkpoints.restore(abstract_state_like(state_of(0)))
+
+
+def test_a_disk_without_room_is_found_before_anything_is_written(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100_000))
+    with (
+        Checkpoints(tmp_path, keep=1) as checkpoints,
+        pytest.raises(InputError, match=r"0.1 MB free, and a checkpoint"),
+    ):
+        checkpoints.save(state_of(0), step=1, data_state=None, config=CONFIG)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
