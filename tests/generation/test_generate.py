@@ -8,6 +8,8 @@ from llama_oracle import GROUPED, make_pair
 from atkd_jax.errors import InputError
 from atkd_jax.generation import generate
 from atkd_jax.generation.generate import _generate_rows
+from atkd_jax.models import logical_axes
+from atkd_jax.sharding import make_mesh, parameter_shardings
 
 RNG = np.random.default_rng(0)
 PROMPTS = [RNG.integers(0, GROUPED.vocab_size, length).tolist() for length in (5, 20, 1, 33)]
@@ -99,6 +101,13 @@ def test_prompts_of_one_bucket_share_a_program(model):
     settings = DRAWN | {"temperature": 0.5, "top_p": 0.3}
     generate(*model, [[1] * 24], **settings, key=jax.random.key(1))
     assert _generate_rows._cache_size() == programs
+
+
+def test_parameters_split_over_devices_write_the_same(model, greedy_answers):
+    graphdef, params = model
+    mesh = make_mesh(fsdp=2, tensor=2)
+    split = jax.device_put(params, parameter_shardings(mesh, logical_axes(params), params))
+    assert generate(graphdef, split, PROMPTS, **SETTINGS) == greedy_answers
 
 
 @pytest.mark.parametrize(

@@ -92,3 +92,17 @@ def test_minus_infinity_is_never_drawn():
     logits = np.where(np.arange(12) % 2, LOGITS, -np.inf)
     for settings in ({}, {"top_k": 8}, {"top_p": 0.99}):
         assert not shares(logits, **settings)[::2].any()
+
+
+def test_equals_of_the_last_token_of_a_nucleus_stay():
+    logits = np.log(np.asarray([[0.4, 0.2, 0.2, 0.2]], np.float32))
+    assert set(np.flatnonzero(shares(logits, top_p=0.5))) == {0, 1, 2, 3}
+    assert set(np.flatnonzero(shares(logits, top_p=0.35))) == {0}
+
+
+def test_every_row_can_have_its_nucleus():
+    logits = jnp.broadcast_to(jnp.asarray(LOGITS), (200, 12))
+    keys = jax.random.split(jax.random.key(0), 200)
+    drawn = np.asarray(sample(logits, keys, top_p=jnp.where(jnp.arange(200) < 100, 1e-3, 1.0)))
+    assert set(drawn[:100]) == {LOGITS.argmax()}
+    assert len(set(drawn[100:])) > 3
