@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -35,10 +35,11 @@ def generate(
     """Return what a `Decoder` writes after each prompt: token ids, the prompt left out, a closing EOS kept.
 
     A row's text depends on its prompt and its key, and on its neighbours in no way but the rounding of sums. The key of
-    prompt number i is `jax.random.fold_in(key, i)`, and of its token number t that folded with t.
+    prompt number i is `jax.random.fold_in(key, i)`, and of its token number t that folded with t. During the call there
+    is a second copy of the layers' parameters, taken apart for the loop.
 
-    One program is compiled for each number of rows, size of a rectangle of prompts (`prompts.bucket_length`),
-    `max_new_tokens`, `eos_ids`, `top_k` and choice of cuts; temperatures and the value of `top_p` share it.
+    One program is compiled for each number of rows, length of a rectangle of prompts (`prompts.bucket_length`),
+    `max_new_tokens`, `eos_ids` and `top_k`; temperatures and the values of `top_p` share it.
 
     Args:
         graphdef: of the decoder, from `nnx.split`.
@@ -73,16 +74,20 @@ def generate(
         eos_ids=tuple(eos_ids),
         pad_id=pad_id,
     )
-    key = jax.random.key(0) if key is None else key
     rows = min(batch_size or len(prompts), len(prompts))
-    answers = []
-    for start in range(0, len(prompts), rows):
-        group = prompts[start : start + rows]
-        tokens, present = left_pad(group, rows=rows, pad_id=pad_id)
-        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(start, start + rows))
-        written, lengths = map(np.asarray, run(tokens, present, np.arange(rows) < len(group), keys))
-        answers += [row[:length].tolist() for row, length in zip(written, lengths, strict=True)][: len(group)]
-    return answers
+    groups = (range(start, start + rows) for start in range(0, len(prompts), rows))
+    return [answer for numbers in groups for answer in _generate_group(run, prompts, numbers, key=key, pad_id=pad_id)]
+
+
+def _generate_group(
+    run: Callable, prompts: Sequence[Sequence[int]], numbers: range, *, key: jax.Array | None, pad_id: int
+) -> list[list[int]]:
+    """Return the answers to the prompts of these numbers; numbers beyond the last prompt only fill the group up."""
+    group = prompts[numbers.start : numbers.stop]
+    tokens, present = left_pad(group, rows=len(numbers), pad_id=pad_id)
+    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(0) if key is None else key))(np.asarray(numbers))
+    written, lengths = map(np.asarray, run(tokens, present, np.arange(len(numbers)) < len(group), keys))
+    return [row[:length].tolist() for row, length in zip(written, lengths, strict=True)][: len(group)]
 
 
 @partial(jax.jit, static_argnames=("graphdef", "top_k", "is_greedy", "max_new_tokens", "eos_ids", "pad_id"))

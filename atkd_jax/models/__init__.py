@@ -2,9 +2,10 @@
 
 from atkd_jax.models.cache import KVCache
 from atkd_jax.models.config import DecoderConfig, Llama3RopeScaling
-from atkd_jax.models.decoder import Decoder, Remat
+from atkd_jax.models.decoder import Decoder
 from atkd_jax.models.logical_axes import axes_of, logical_axes
 from atkd_jax.models.pruning import evenly_spaced_layers, prune_layers
+from atkd_jax.models.remat import Remat
 from atkd_jax.models.sizes import SIZES, sized_config
 
 __all__ = [

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from atkd_jax.models.attention import Attention, attention_mask, causal_attention, grouped_query_attention
 from atkd_jax.models.cache import KVCache
 from atkd_jax.models.config import DecoderConfig
 from atkd_jax.models.layers import GatedMLP, RMSNorm
+from atkd_jax.models.remat import GATHERED, Remat, check_remat, rematerialised
 from atkd_jax.models.rotary import rotary_angles
 
-Remat = Literal["none", "full", "dots"]
 Angles = tuple[jax.Array, jax.Array]
 _INIT_STDDEV = 0.02
 
@@ -64,7 +65,8 @@ class DecoderLayer(nnx.Module):
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """Return the residual stream [B, T, width] after this layer, and the layer's keys and values."""
         query, key, value = self.queries_keys_values(x, angles)
-        return self.finish(x, causal_attention(query, key, value, segment_ids)), (key, value)
+        gathered = checkpoint_name(causal_attention(query, key, value, segment_ids), GATHERED)
+        return self.finish(x, gathered), (key, value)
 
 
 class Decoder(nnx.Module):
@@ -76,8 +78,7 @@ class Decoder(nnx.Module):
         dtype: of the arithmetic. Parameters are cast to it layer by layer; norms, rotary angles, attention scores and
             logits stay float32.
         param_dtype: of the parameters.
-        remat: what the backward pass recomputes: nothing ("none"), every layer ("full"), or all but the products with
-            weights ("dots").
+        remat: what the backward pass recomputes; see `models.remat`.
     """
 
     def __init__(
@@ -89,8 +90,7 @@ class Decoder(nnx.Module):
         param_dtype=jnp.float32,
         remat: Remat = "none",
     ):
-        if remat not in ("none", "full", "dots"):
-            raise ValueError(f"Decoder: remat must be 'none', 'full' or 'dots', got {remat!r}; choose one of them.")
+        check_remat(remat)
         self.config = config
         self.dtype = dtype
         self.remat: Remat = remat
@@ -104,14 +104,6 @@ class Decoder(nnx.Module):
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
         return self.embedding[...][tokens].astype(self.dtype)
-
-    def _rematerialised(self, body):
-        if self.remat == "none":
-            return body
-        policies = jax.checkpoint_policies
-        policy = policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else policies.nothing_saveable
-        # Within a scan the compiler cannot merge the recomputation with the first computation anyway.
-        return jax.checkpoint(body, policy=policy, prevent_cse=False)
 
     def hidden_states(
         self, tokens: jax.Array, *, positions: jax.Array | None = None, segment_ids: jax.Array | None = None
@@ -143,7 +135,7 @@ class Decoder(nnx.Module):
             x, keys_values = nnx.merge(graphdef, params)(x, segment_ids, angles)
             return x, keys_values if keep_heads else None
 
-        x, keys_values = jax.lax.scan(self._rematerialised(body), self._embed(tokens), stacked)
+        x, keys_values = jax.lax.scan(rematerialised(body, self.remat), self._embed(tokens), stacked)
         return self.final_norm(x), keys_values
 
     def head_matrix(self) -> jax.Array:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -25,16 +24,10 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return the normalised `x` [..., width] in its dtype."""
-        return _rms_normalise(x, self.scale[...], self.eps)
-
-
-# The backward pass recomputes what is cheap elementwise work, here and in the MLP: keeping it would cost more memory
-# than the layer's products do, and reading it back as much time as the work.
-@partial(jax.checkpoint, prevent_cse=False, static_argnums=2)
-def _rms_normalise(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
-    wide = x.astype(jnp.float32)
-    inverse_rms = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    return (wide * inverse_rms * jnp.broadcast_to(scale.astype(jnp.float32), wide.shape)).astype(x.dtype)
+        wide = x.astype(jnp.float32)
+        inverse_rms = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
+        scale = self.scale[...].astype(jnp.float32)
+        return (wide * inverse_rms * jnp.broadcast_to(scale, wide.shape)).astype(x.dtype)
 
 
 class Linear(nnx.Module):
@@ -81,9 +74,4 @@ class GatedMLP(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return [..., width] of `x` [..., width]."""
-        return self.down(_gated(self.gate(x), self.up(x), self.activation))
-
-
-@partial(jax.checkpoint, prevent_cse=False, static_argnums=2)
-def _gated(gate: jax.Array, up: jax.Array, activation: str) -> jax.Array:
-    return ACTIVATIONS[activation](gate) * up
+        return self.down(ACTIVATIONS[self.activation](self.gate(x)) * self.up(x))

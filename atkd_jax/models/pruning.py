@@ -12,7 +12,8 @@ import numpy as np
 from flax import nnx
 
 from atkd_jax.errors import InputError
-from atkd_jax.models.decoder import Decoder, Remat
+from atkd_jax.models.decoder import Decoder
+from atkd_jax.models.remat import Remat
 
 
 def evenly_spaced_layers(num_layers: int, keep: int) -> tuple[int, ...]:

@@ -127,22 +127,6 @@ def test_what_stands_in_padding_reaches_neither_value_nor_gradient():
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
-@pytest.mark.parametrize("remat", ["full", "dots"])
-def test_rematerialisation_changes_neither_value_nor_gradient(remat):
-    decoder = pair(GROUPED).decoder
-    params = nnx.state(decoder)
-
-    def value_and_grad(remat):
-        graphdef = nnx.split(Decoder(GROUPED, rngs=nnx.Rngs(0), remat=remat))[0]
-        return jax.jit(jax.value_and_grad(lambda p: _cross_entropy(nnx.merge(graphdef, p))))(params)
-
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
-        value_and_grad(remat),
-        value_and_grad("none"),
-    )
-
-
 def test_the_scan_is_a_loop_over_layers():
     decoder = pair(GROUPED).decoder
     tokens = jnp.asarray(TOKENS)
@@ -261,8 +245,3 @@ def test_same_seed_same_weights_other_seed_others():
 def test_a_fresh_model_predicts_nearly_uniformly():
     log_probs = jax.nn.log_softmax(Decoder(GROUPED, rngs=nnx.Rngs(0))(jnp.asarray(TOKENS)))
     assert abs(float(-log_probs.mean()) - np.log(101)) < 0.1
-
-
-def test_remat_is_checked():
-    with pytest.raises(ValueError, match="remat must be 'none', 'full' or 'dots', got 'some'"):
-        Decoder(GROUPED, rngs=nnx.Rngs(0), remat="some")
