@@ -84,16 +84,34 @@ class DataConfig(_Node):
 class ObjectiveConfig(_Node):
     """What the student minimises."""
 
-    name: Literal["atkd", "forward_kl", "reverse_kl", "cross_entropy"] = Field(default="atkd", description="The loss.")
+    name: Literal[
+        "atkd",
+        "decoupled_kd",
+        "uncertainty_weighted_kl",
+        "forward_kl",
+        "reverse_kl",
+        "generalized_jsd",
+        "total_variation",
+        "skewed_forward_kl",
+        "skewed_reverse_kl",
+        "cross_entropy",
+    ] = Field(default="atkd", description="The loss.")
     temperature: float = Field(
         default=1.0, gt=0, description="Divides both models' logits; the loss is not scaled back by T^2."
+    )
+    beta: float = Field(default=0.5, ge=0, le=1, description="generalized_jsd: the teacher's share of the mixture.")
+    alpha: float = Field(
+        default=0.1, ge=0, le=1, description="skewed KLs: the share of the first model in its mixture."
     )
     hard_fraction: float = Field(default=0.5, ge=0, le=1, description="atkd: the share of tokens taught as hard ones.")
     easy_weight: float = Field(
         default=0.2, ge=0, le=1, description="atkd: lambda, the weight of the easy tokens' mean."
     )
     direction: Literal["forward", "reverse"] = Field(
-        default="forward", description="atkd: the direction of TKD and DKD."
+        default="forward", description="atkd, decoupled_kd: the direction of TKD and DKD."
+    )
+    divergence: Literal["generalized_jsd", "total_variation", "skewed_forward_kl", "skewed_reverse_kl", None] = Field(
+        default=None, description="atkd, decoupled_kd: what TKD and DKD are the parts of, in place of a KL."
     )
     normalizer: Literal["group_mean", "total_tokens"] = Field(
         default="group_mean", description="atkd: what divides the sums."
@@ -101,9 +119,23 @@ class ObjectiveConfig(_Node):
     gate_scope: Literal["global", "microbatch"] = Field(
         default="global", description="atkd: tokens are ranked over the whole step's batch, or within each micro-batch."
     )
+    target_weight: float = Field(default=1.0, ge=0, description="decoupled_kd: the weight of TKD.")
+    diversity_weight: float = Field(default=1.0, ge=0, description="decoupled_kd: the weight of DKD.")
+    gamma: float = Field(
+        default=1.0, ge=0, description="uncertainty_weighted_kl: TKD + UNC^gamma DKD; 1 is KL, 0 undamped diversity."
+    )
     cross_entropy_weight: float = Field(
         default=0.0, ge=0, le=1, description="Mixes the data's own cross-entropy in: w CE + (1 - w) distillation."
     )
+
+    @model_validator(mode="after")
+    def _has_one_divergence(self) -> ObjectiveConfig:
+        if self.divergence is not None and self.direction != "forward":
+            raise ValueError(
+                f"objective.direction={self.direction} chooses a KL and objective.divergence={self.divergence} another "
+                "divergence; set only one of them"
+            )
+        return self
 
 
 class OptimizerConfig(_Node):
@@ -141,9 +173,9 @@ class TrainingConfig(_Node):
         description="What the backward pass recomputes: nothing, every layer, or all but matrix products.",
     )
     chunk_tokens: int = Field(
-        default=1024,
+        default=512,
         ge=1,
-        description="Counted tokens that go through the heads at once, on one device; changes memory only.",
+        description="Counted tokens that go through the heads at once, on each device; changes memory and speed only.",
     )
     max_nonfinite_steps: int = Field(default=5, ge=1, description="Stop after so many skipped steps in a row.")
     log_every_steps: int = Field(default=1, ge=1, description="Steps between lines of metrics.jsonl.")

@@ -18,7 +18,7 @@ from atkd_jax.config import Config
 from atkd_jax.config_file import dump_config
 from atkd_jax.interop import fetch_model, read_config
 from atkd_jax.models import DecoderConfig, logical_axes
-from atkd_jax.sharding import make_mesh, parameter_shardings, row_sharding
+from atkd_jax.sharding import make_mesh, parameter_shardings, row_sharding, rows_divisor
 from atkd_jax.training.optimizer import make_optimizer
 from atkd_jax.training.placement import state_shardings
 from atkd_jax.training.state import initial_state
@@ -98,20 +98,21 @@ def make_plan(config: Config, *, mesh: Mesh, teacher: DecoderConfig, student: De
 
 def _step_memory(config: Config, mesh: Mesh, *, teacher: DecoderConfig, student: DecoderConfig) -> list[Memory]:
     rows, length = config.training.batch_size, config.data.sequence_length
-    microbatch_tokens = rows // config.training.microbatches * length
-    # As in training: one device takes counted tokens a chunk at a time, several take their rows whole.
-    together = min(config.training.chunk_tokens, microbatch_tokens) if mesh.size == 1 else microbatch_tokens
     integers = jax.ShapeDtypeStruct((rows, length), jnp.int32)
     mask = jax.ShapeDtypeStruct((rows, length), jnp.bool_)
     hidden = jax.ShapeDtypeStruct((rows, length, teacher.width), jnp.dtype(config.teacher.dtype))
-    logits = [jax.ShapeDtypeStruct((together, model.vocab_size), jnp.float32) for model in (teacher, student)]
-    arrays = {
-        "batch": [integers, integers, integers, mask],
-        "teacher's hidden states": [hidden],
-        "both models' logits": logits,
-    }
+    arrays = {"batch": [integers, integers, integers, mask], "teacher's hidden states": [hidden]}
     by_rows = row_sharding(mesh)
-    return [_memory(what, group, [by_rows] * len(group)) for what, group in arrays.items()]
+    held = [_memory(what, group, [by_rows] * len(group)) for what, group in arrays.items()]
+    return [*held, _logits_memory(config, mesh, (teacher.vocab_size, student.vocab_size))]
+
+
+def _logits_memory(config: Config, mesh: Mesh, vocabularies: Sequence[int]) -> Memory:
+    """Returns what the logits of one chunk of tokens take, of which every device has its own."""
+    tokens = config.training.batch_size * config.data.sequence_length // config.training.microbatches
+    chunk = min(config.training.chunk_tokens, tokens // rows_divisor(mesh))
+    on_device = sum(4 * chunk * -(-vocabulary // config.mesh.tensor) for vocabulary in vocabularies)
+    return Memory("both models' logits", on_device * mesh.size, on_device)
 
 
 def _abstract_params(shape: DecoderConfig, param_dtype: str) -> Any:

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from atkd_jax import losses
+from atkd_jax.evaluation.counted import counted_chunks
 from atkd_jax.models import Decoder
 from atkd_jax.objectives import next_token_targets
-from atkd_jax.objectives.counted import counted_chunks
 
 
 class TokenMetrics(NamedTuple):

@@ -21,7 +21,9 @@ Over a whole batch:
 From hidden states and heads, never building `[tokens, vocab]`:
 
     linear_atkd, linear_divergence       the same values and gradients, a block of the vocabulary at a time
-    linear_decoupled_terms               the primitive under them, per token, for any gate and weighting
+    linear_decoupled_terms               per token, for any gate and weighting outside of it
+    linear_weighted_sum                  for weights that are known beforehand, with the gradient formed going forward
+    linear_target_log_prob               what the gate needs of the teacher
 
 Arrays are passed by keyword, so that student and teacher cannot be swapped unseen. Results are float32, or float64
 where an input is; a bfloat16 input is widened inside.
@@ -38,7 +40,8 @@ from atkd_jax.losses.divergences import (
     total_variation,
 )
 from atkd_jax.losses.gate import atkd_token_weights, hard_token_mask, hard_token_threshold
-from atkd_jax.losses.linear import linear_atkd, linear_decoupled_terms, linear_divergence
+from atkd_jax.losses.linear import linear_atkd, linear_decoupled_terms
+from atkd_jax.losses.linear_divergence import linear_divergence, linear_target_log_prob, linear_weighted_sum
 from atkd_jax.losses.targets import cross_entropy, target_log_prob, teacher_uncertainty
 from atkd_jax.losses.whole_batch import atkd, atkd_diagnostics, decoupled_kd
 
@@ -60,6 +63,8 @@ __all__ = [
     "linear_atkd",
     "linear_decoupled_terms",
     "linear_divergence",
+    "linear_target_log_prob",
+    "linear_weighted_sum",
     "reverse_kl",
     "skewed_forward_kl",
     "skewed_reverse_kl",

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from atkd_jax.losses import pointwise, validation
-from atkd_jax.losses.decoupling import DecoupledTerms, decoupled_terms
+from atkd_jax.losses.decoupling import DecoupledTerms, damped, decoupled_terms
 from atkd_jax.losses.log_space import log_probabilities, relative_entropy, target_margin, without_target
+from atkd_jax.losses.token_terms import decoupled_of
 
 
 def uncertainty_weighted_kl(
@@ -57,7 +58,7 @@ def uncertainty_weighted_kl(
     # 0 * -inf is no number; where UNC is 0 there is no diversity to weigh.
     certain = log_uncertainty == -jnp.inf
     damping = jnp.exp(jnp.asarray(gamma, log_uncertainty.dtype) * jnp.where(certain, 0, log_uncertainty))
-    return terms.target_kd + jnp.where(certain, 0, damping * terms.diversity_kd)
+    return terms.target_kd + damped(jnp.where(certain, 0, damping), terms.diversity_kd)
 
 
 def adaptive_kl(
@@ -178,16 +179,5 @@ def decoupled_divergence(
     # Without a rest in one of the models there is no diversity to compare.
     comparable = (student_margin != jnp.inf) & (teacher_margin != jnp.inf)
     rests = (log_probabilities(without_target(logits, targets)) for logits in (teacher, student))
-    return DecoupledTerms(
-        target_kd=pointwise.summed(terms(_coin(teacher_margin), _coin(student_margin))),
-        diversity_kd=jnp.where(comparable, pointwise.summed(terms(*rests)), 0),
-        teacher_target_log_prob=jax.nn.log_sigmoid(teacher_margin),
-        teacher_log_uncertainty=jax.nn.log_sigmoid(-teacher_margin),
-        student_target_log_prob=jax.nn.log_sigmoid(student_margin),
-    )
-
-
-def _coin(margin: jax.Array) -> jax.Array:
-    """Returns the log probabilities of the target and of the rest, `[..., 2]`, no less than -1e30."""
-    sides = jnp.stack([margin, -margin], axis=-1)
-    return jnp.maximum(jax.nn.log_sigmoid(sides), -1e30)
+    diversity = jnp.where(comparable, pointwise.summed(terms(*rests)), 0)
+    return decoupled_of(divergence, student_margin, teacher_margin, diversity, beta=beta, alpha=alpha)

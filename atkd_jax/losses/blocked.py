@@ -1,216 +1,291 @@
-"""The functions of `log_space`, from hidden states and heads, with derivatives in closed form.
+"""The one primitive under the linear losses: what a pass over the vocabulary finds of each token, with derivatives.
 
-Each returns a few numbers per token, and its derivative takes any cotangents of them. Gates, weights and means are
-therefore ordinary JAX outside of them. Gradients are by the first model, the student; the teacher is constant.
+`blocked` takes any cotangents of what it finds, so that gates, weights and means are ordinary JAX outside of it; it
+forms the logits once going forward and again going backward. `blocked_sum` is for weights that are known beforehand:
+it forms the gradient while it goes forward, from one chunk's logits that it keeps. Both ask the same questions
+(`Question`) of the same facts, and have the same slope. Gradients are by the first model, the student; the teacher is
+constant.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from atkd_jax.losses.pointwise import Terms
-from atkd_jax.losses.vocabulary_blocks import Model, Plan, Rest, fold, gradient, is_column, unseen, varying_axes
+from atkd_jax.losses.rest import Rest, is_column, unseen
+from atkd_jax.losses.token_terms import Found, Question
+from atkd_jax.losses.varying import whole_cotangent
+from atkd_jax.losses.vocabulary_blocks import Block, Chunk, Counted, Model, Plan, no_gradient, over_chunks
 
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def blocked_margin(plan: Plan, model: Model, targets: jax.Array) -> jax.Array:
-    """Returns `log_space.target_margin` of every token, float32 `[tokens]`."""
-    return _rest(plan, model, targets).margin()
-
-
-def _rest(plan: Plan, model: Model, targets: jax.Array) -> Rest:
-    def block(_, rest: Rest, logits, column) -> Rest:
-        return rest.updated(logits[0], column)[0]
-
-    def finish(rest: Rest) -> Rest:
-        return rest if plan.axis is None else rest.over_devices(plan.axis)
-
-    return fold(plan, (model,), targets, unseen, block, finish)
-
-
-def _margin_forward(plan: Plan, model: Model, targets: jax.Array):
-    rest = _rest(plan, model, targets)
-    return rest.margin(), (model, targets, rest)
-
-
-def _margin_backward(plan: Plan, kept, cotangent: jax.Array):
-    model, targets, rest = kept
-
-    def slope(tokens, logits, column: jax.Array) -> jax.Array:
-        _, rest, cotangent = tokens
-        return cotangent[:, None] * jnp.where(is_column(logits[0], column), 1, -jnp.exp(rest.log_probs(logits[0])))
-
-    return gradient(plan, (model,), (targets, rest, _whole(plan, model, cotangent)), slope), None
-
-
-blocked_margin.defvjp(_margin_forward, _margin_backward)
+Models = tuple[Model, ...]
+Weights = dict[str, jax.Array]
 
 
 class _Facts(NamedTuple):
-    """Both models' rest, and sum_j exp(first_j) (first_j - second_j) of their shifted logits, each `[tokens]`."""
+    """Of each token: both models' rest, and sums over the vocabulary that the divergence needs.
+
+    Attributes:
+      student: the student's rest.
+      teacher: the teacher's, or None.
+      plain: the student's at temperature 1, or None.
+      sums: of a KL, sum_j exp(first_j) (first_j - second_j) of the shifted logits; of another divergence, itself and
+        the sum of its derivatives by the student's log probabilities.
+    """
 
     student: Rest
-    teacher: Rest
-    gap: jax.Array
-
-    def divergence(self, student_first: bool) -> jax.Array:
-        first, second = _ordered(student_first, self.student, self.teacher)
-        mean_gap = self.gap / jnp.where(first.total != 0, first.total, 1)
-        divergence = mean_gap - first.log_total() + second.log_total()
-        return jnp.maximum(jnp.where(first.total != 0, divergence, 0), 0)
-
-    def values(self, student_first: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
-        return self.divergence(student_first), self.student.margin(), self.teacher.margin()
+    teacher: Rest | None
+    plain: Rest | None
+    sums: tuple[jax.Array, ...]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def blocked_terms(
-    plan: Plan, student_first: bool, student: Model, teacher: Model, targets: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns `(divergence, student_margin, teacher_margin)`, float32 `[tokens]` each.
+def blocked(plan: Plan, question: Question, models: Models, targets: jax.Array, counted: Counted) -> Found:
+    """Returns what is found of every token.
 
-    The divergence is `log_space.relative_entropy` of the rests, without the target, from the teacher's to the student's
-    unless `student_first`. With the margins all of `decoupled_terms` is known. A target of -1 leaves no word out, and
-    the divergence is that of the whole distributions.
+    Args:
+      plan: how the work is cut.
+      question: what is asked.
+      models: the student and, if the question is of a divergence, the teacher.
+      targets: int32 `[tokens]`; -1 leaves no word out.
+      counted: which tokens count; what is found of the others has no meaning.
     """
-    return _facts(plan, student_first, student, teacher, targets).values(student_first)
+    return _blocked(plan, question, models, targets, counted)
 
 
-def _facts(plan: Plan, student_first: bool, student: Model, teacher: Model, targets: jax.Array) -> _Facts:
-    def block(_, facts: _Facts, logits, column) -> _Facts:
-        student, student_shifted = facts.student.updated(logits[0], column)
-        teacher, teacher_shifted = facts.teacher.updated(logits[1], column)
-        first, second = _ordered(student_first, student_shifted, teacher_shifted)
+def _blocked_primal(plan: Plan, question: Question, models: Models, targets: jax.Array, counted: Counted) -> Found:
+    return _forward(plan, question, models, targets, counted)[0]
+
+
+def _forward(plan: Plan, question: Question, models: Models, targets: jax.Array, counted: Counted):
+    def chunk(nothing, chunk: Chunk, _):
+        facts, _ = _facts(question, chunk, keep=False)
+        return nothing, facts
+
+    _, facts = over_chunks(plan, chunk, (), models, counted, (targets,))
+    return _found(question, facts), (models, targets, counted, facts)
+
+
+def _backward(plan: Plan, question: Question, residuals, cotangents: Found):
+    models, targets, counted, facts = residuals
+    cotangents = whole_cotangent(cotangents, plan.vocab_axis, models)
+
+    def chunk(totals: Model, chunk: Chunk, tokens):
+        _, facts, cotangents = tokens
+        return chunk.gradient(partial(_slope, plan, question, facts, cotangents), totals)
+
+    tokens = targets, facts, cotangents
+    by_first = _as_given(*over_chunks(plan, chunk, no_gradient(models[0]), models, counted, tokens), models[0])
+    return (by_first, *(None for _ in models[1:])), None, None
+
+
+_blocked: Any = jax.custom_vjp(_blocked_primal, nondiff_argnums=(0, 1))
+_blocked.defvjp(_forward, _backward)
+
+
+def blocked_sum(
+    plan: Plan, question: Question, models: Models, targets: jax.Array, counted: Counted, weights: Weights
+) -> tuple[jax.Array, Found]:
+    """Returns the sum of weight * term over the question's terms and the counted tokens, and what was found.
+
+    Args:
+      plan: how the work is cut; the logits of `chunk_tokens` tokens are kept from one sweep to the next.
+      question: what is asked.
+      models: the student and, if the question is of a divergence, the teacher.
+      targets: int32 `[tokens]`.
+      counted: which tokens count.
+      weights: by the names of `Question.terms`, float32 `[tokens]`, 0 where a token does not count. A weight of 0 drops
+        a term even where it is inf.
+
+    Gradient: of the sum alone, by the first model and the weights.
+    """
+    return _blocked_sum(plan, question, models, targets, counted, weights)
+
+
+def _sum_primal(plan: Plan, question: Question, models: Models, targets, counted: Counted, weights: Weights):
+    found = blocked(plan, question, models, targets, counted)
+    return question.weighted(found, weights), found
+
+
+def _sum_forward(plan: Plan, question: Question, models: Models, targets, counted: Counted, weights: Weights):
+    def chunk(totals: Model, chunk: Chunk, tokens):
+        _, weights = tokens
+        facts, chunk = _facts(question, chunk, keep=True)
+        found = _found(question, facts)
+        by_found, by_weights = jax.grad(question.weighted, argnums=(0, 1))(found, weights)
+        totals, by_hidden = chunk.gradient(partial(_slope, plan, question, facts, by_found), totals)
+        return totals, (found, by_weights, by_hidden)
+
+    totals, results = over_chunks(plan, chunk, no_gradient(models[0]), models, counted, (targets, weights))
+    found, by_weights, by_hidden = results
+    by_first = _as_given(totals, by_hidden, models[0])
+    return (question.weighted(found, weights), found), (by_first, by_weights, models[1:])
+
+
+def _sum_backward(plan: Plan, question: Question, residuals, cotangents):
+    by_first, by_weights, others = residuals
+    share = cotangents[0]
+    scale = whole_cotangent(share, plan.vocab_axis, by_first)
+    by_first = jax.tree.map(lambda gradient: gradient * scale.astype(gradient.dtype), by_first)
+    by_weights = jax.tree.map(lambda gradient: gradient * share, by_weights)
+    return (by_first, *(None for _ in others)), None, None, by_weights
+
+
+_blocked_sum: Any = jax.custom_vjp(_sum_primal, nondiff_argnums=(0, 1))
+_blocked_sum.defvjp(_sum_forward, _sum_backward)
+
+
+def _as_given(totals: Model, by_hidden: jax.Array, model: Model) -> Model:
+    return totals._replace(hidden=by_hidden.astype(model.hidden.dtype))
+
+
+def _facts(question: Question, chunk: Chunk, *, keep: bool) -> tuple[_Facts, Chunk]:
+    """Returns a chunk's facts, and the chunk, with its logits kept if `keep`."""
+    plan, direction = chunk.plan, question.direction()
+    has_teacher = question.divergence is not None
+
+    def step(facts: _Facts, block: Block) -> _Facts:
+        student, student_shifted = facts.student.updated(block.logits[0], block.column)
+        plain = facts.plain
+        if plain is not None:
+            plain, _ = plain.updated(block.logits[0] / plan.inverse_temperature, block.column)
+        if facts.teacher is None:
+            return _Facts(student, None, plain, ())
+        teacher, teacher_shifted = facts.teacher.updated(block.logits[1], block.column)
+        after = _Facts(student, teacher, plain, ())
+        if direction is None:
+            return after
+        first, second = _ordered(direction, student_shifted, teacher_shifted)
         weight = jnp.exp(first)
         gap = jnp.sum(jnp.where(weight > 0, weight * (first - second), 0), axis=-1)
-        return _Facts(student, teacher, _moved_gap(student_first, facts, student, teacher) + gap)
+        return after._replace(sums=(_moved_gap(direction, facts, after) + gap,))
 
-    def finish(facts: _Facts) -> _Facts:
-        if plan.axis is None:
-            return facts
-        student, teacher = facts.student.over_devices(plan.axis), facts.teacher.over_devices(plan.axis)
-        return _Facts(student, teacher, jax.lax.psum(_moved_gap(student_first, facts, student, teacher), plan.axis))
+    none_seen = unseen(chunk.targets)
+    sums = () if direction is None else (jnp.zeros(chunk.targets.shape, jnp.float32),)
+    start = _Facts(none_seen, none_seen if has_teacher else None, none_seen if question.plain else None, sums)
+    if keep:
+        facts, chunk = chunk.sweep_and_keep(step, start)
+    else:
+        facts = chunk.sweep(step, start)
+    if plan.vocab_axis is not None:
+        facts = _over_devices(direction, facts, plan.vocab_axis)
+    if has_teacher and direction is None:
+        facts = facts._replace(sums=_pointwise_sums(question, facts, chunk))
+    return facts, chunk
 
-    def start(targets: jax.Array) -> _Facts:
-        return _Facts(unseen(targets), unseen(targets), jnp.zeros(targets.shape, jnp.float32))
 
-    return fold(plan, (student, teacher), targets, start, block, finish)
+def _over_devices(direction: str | None, facts: _Facts, axis: str) -> _Facts:
+    student, teacher, plain = (None if rest is None else rest.over_devices(axis) for rest in facts[:3])
+    after = facts._replace(student=student, teacher=teacher, plain=plain, sums=())
+    if direction is None:
+        return after
+    return after._replace(sums=(jax.lax.psum(_moved_gap(direction, facts, after), axis),))
 
 
-def _moved_gap(student_first: bool, facts: _Facts, student: Rest, teacher: Rest) -> jax.Array:
-    """Returns the gap of `facts` as it is with the shifts of the new `student` and `teacher`."""
-    first, second = _ordered(student_first, facts.student, facts.teacher)
-    new_first, new_second = _ordered(student_first, student, teacher)
+def _moved_gap(direction: str, facts: _Facts, after: _Facts) -> jax.Array:
+    """Returns the gap of `facts` as it is with the shifts of `after`."""
+    first, second = _ordered_rests(direction, facts)
+    new_first, new_second = _ordered_rests(direction, after)
     lowered = (first.shift() - new_first.shift()) - (second.shift() - new_second.shift())
     kept = jnp.exp(first.largest - new_first.shift())
-    return jnp.where(first.total != 0, kept * (facts.gap + first.total * lowered), 0)
+    return jnp.where(first.total != 0, kept * (facts.sums[0] + first.total * lowered), 0)
 
 
-def _terms_forward(plan: Plan, student_first: bool, student: Model, teacher: Model, targets: jax.Array):
-    facts = _facts(plan, student_first, student, teacher, targets)
-    return facts.values(student_first), (student, teacher, targets, facts)
-
-
-def _terms_backward(plan: Plan, student_first: bool, kept, cotangents):
-    student, teacher, targets, facts = kept
-    by_divergence, by_margin = (_whole(plan, student, cotangent) for cotangent in cotangents[:2])
-
-    def slope(tokens, logits, column: jax.Array) -> jax.Array:
-        _, facts, by_divergence, by_margin = tokens
-        student_log_probs = facts.student.log_probs(logits[0])
-        teacher_log_probs = facts.teacher.log_probs(logits[1])
-        student = jnp.exp(student_log_probs)
-        if student_first:
-            divergence = facts.divergence(student_first)[:, None]
-            has_slope = (student > 0) & jnp.isfinite(divergence)
-            change = student * jnp.where(has_slope, student_log_probs - teacher_log_probs - divergence, 0)
-        else:
-            change = jnp.where(facts.teacher.total[:, None] != 0, student - jnp.exp(teacher_log_probs), 0)
-        by_margin = by_margin[:, None]
-        return jnp.where(is_column(logits[0], column), by_margin, by_divergence[:, None] * change - by_margin * student)
-
-    tokens = targets, facts, by_divergence, by_margin
-    return gradient(plan, (student, teacher), tokens, slope), None, None
-
-
-blocked_terms.defvjp(_terms_forward, _terms_backward)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def blocked_divergence(plan: Plan, terms: Terms, student: Model, teacher: Model) -> jax.Array:
-    """Returns the sum over the vocabulary of `terms(teacher's log p, student's log q)`, float32 `[tokens]`.
-
-    The vocabulary is gone over twice, since the terms need the normalised distributions.
-    """
-    return _divergence_facts(plan, terms, student, teacher)[2]
-
-
-def _divergence_facts(plan: Plan, terms: Terms, student: Model, teacher: Model):
-    """Returns both models' distributions, the divergence, and the sum of its derivatives by the student's log q."""
-    targets = jnp.full(student.hidden.shape[:1], -1, jnp.int32)
-    rests = _rest(_of_model(plan, 0), student, targets), _rest(_of_model(plan, 1), teacher, targets)
-
-    def block(tokens, sums, logits, _):
-        _, rests = tokens
-        values, slopes = _values_and_slopes(terms, rests, logits)
+def _pointwise_sums(question: Question, facts: _Facts, chunk: Chunk) -> tuple[jax.Array, ...]:
+    def step(sums, block: Block):
+        values, slopes = _values_and_slopes(question, facts, block)
+        if question.decoupled:
+            values, slopes = (jnp.where(is_column(values, block.column), 0, each) for each in (values, slopes))
         return sums[0] + jnp.sum(values, axis=-1), sums[1] + jnp.sum(slopes, axis=-1)
 
-    def start(tokens):
-        zero = jnp.zeros(tokens[0].shape, jnp.float32)
-        return zero, zero
-
-    def finish(sums):
-        divergence, total_slope = sums if plan.axis is None else jax.lax.psum(sums, plan.axis)
-        return jnp.maximum(divergence, 0), total_slope
-
-    divergence, total_slope = fold(plan, (student, teacher), (targets, rests), start, block, finish)
-    return targets, rests, divergence, total_slope
+    zero = jnp.zeros(chunk.targets.shape, jnp.float32)
+    divergence, slope = chunk.sweep(step, (zero, zero))
+    if chunk.plan.vocab_axis is not None:
+        divergence, slope = jax.lax.psum((divergence, slope), chunk.plan.vocab_axis)
+    return jnp.maximum(divergence, 0), slope
 
 
-def _values_and_slopes(terms: Terms, rests: tuple[Rest, Rest], logits):
-    student, teacher = (jnp.maximum(rest.log_probs(x), -1e30) for rest, x in zip(rests, logits, strict=True))
+def _values_and_slopes(question: Question, facts: _Facts, block: Block) -> tuple[jax.Array, jax.Array]:
+    """Returns the terms of a divergence that is no KL, and their derivatives by the student's log probabilities."""
+    rests = _compared(question, facts)
+    student, teacher = (jnp.maximum(rest.log_probs(x), -1e30) for rest, x in zip(rests, block.logits, strict=True))
+    terms = question.pointwise()
     return jax.jvp(lambda student: terms(teacher, student), (student,), (jnp.ones_like(student),))
 
 
-def _divergence_forward(plan: Plan, terms: Terms, student: Model, teacher: Model):
-    targets, rests, divergence, total_slope = _divergence_facts(plan, terms, student, teacher)
-    return divergence, (student, teacher, targets, rests, total_slope)
+def _compared(question: Question, facts: _Facts) -> tuple[Rest, Rest]:
+    assert facts.teacher is not None
+    if question.of_rest():
+        return facts.student, facts.teacher
+    return facts.student.whole(), facts.teacher.whole()
 
 
-def _divergence_backward(plan: Plan, terms: Terms, kept, cotangent: jax.Array):
-    student, teacher, targets, rests, total_slope = kept
-
-    def slope(tokens, logits, _) -> jax.Array:
-        _, rests, total_slope, cotangent = tokens
-        _, slopes = _values_and_slopes(terms, rests, logits)
-        probabilities = jnp.exp(rests[0].log_probs(logits[0]))
-        return cotangent[:, None] * (slopes - probabilities * total_slope[:, None])
-
-    tokens = targets, rests, total_slope, _whole(plan, student, cotangent)
-    return gradient(plan, (student, teacher), tokens, slope), None
+def _comparable(question: Question, facts: _Facts) -> jax.Array:
+    """Returns where both distributions have any mass: without a rest in one of the models there is no diversity."""
+    student, teacher = _compared(question, facts)
+    return (student.total != 0) & (teacher.total != 0)
 
 
-blocked_divergence.defvjp(_divergence_forward, _divergence_backward)
+def _found(question: Question, facts: _Facts) -> Found:
+    zero = jnp.zeros_like(facts.student.total)
+    student, teacher = facts.student, facts.teacher
+    teacher_margin = zero if teacher is None else teacher.margin()
+    plain_margin = zero if facts.plain is None else facts.plain.margin()
+    return Found(_divergence(question, facts), student.margin(), teacher_margin, plain_margin)
 
 
-def _of_model(plan: Plan, number: int) -> Plan:
-    return replace(plan, softcaps=plan.softcaps[number : number + 1])
+def _divergence(question: Question, facts: _Facts) -> jax.Array:
+    direction = question.direction()
+    if facts.teacher is None:
+        return jnp.zeros_like(facts.student.total)
+    if direction is None:
+        return jnp.where(_comparable(question, facts), facts.sums[0], 0)
+    first, second = _ordered_rests(direction, facts)
+    mean_gap = facts.sums[0] / jnp.where(first.total != 0, first.total, 1)
+    divergence = mean_gap - first.log_total() + second.log_total()
+    # Rounding can leave a hair below 0 where the two agree.
+    return jnp.maximum(jnp.where(first.total != 0, divergence, 0), 0)
 
 
-def _ordered(student_first: bool, student, teacher):
-    return (student, teacher) if student_first else (teacher, student)
+def _slope(plan: Plan, question: Question, facts: _Facts, by: Found, block: Block) -> jax.Array:
+    """Returns the derivative by a block of the student's logits, given those by what was found."""
+    logits, at_target = block.logits[0], is_column(block.logits[0], block.column)
+    log_q = facts.student.log_probs(logits)
+    q = jnp.exp(log_q)
+    by_margin = by.student_margin[:, None]
+    slope = jnp.where(at_target, by_margin, -by_margin * q)
+    if facts.plain is not None:
+        plain = jnp.exp(facts.plain.log_probs(logits / plan.inverse_temperature))
+        by_plain = by.plain_margin[:, None] / plan.inverse_temperature
+        slope = slope + jnp.where(at_target, by_plain, -by_plain * plain)
+    if facts.teacher is None:
+        return slope
+    change = by.divergence[:, None] * _change(question, facts, block, log_q, q)
+    return slope + (jnp.where(at_target, 0, change) if question.of_rest() else change)
 
 
-def _whole(plan: Plan, model: Model, cotangent: jax.Array) -> jax.Array:
-    """Returns the cotangent of a result that all devices of `plan.axis` share.
+def _change(question: Question, facts: _Facts, block: Block, log_q: jax.Array, q: jax.Array) -> jax.Array:
+    """Returns the divergence's derivative by a block of the student's logits."""
+    assert facts.teacher is not None
+    direction = question.direction()
+    log_p = facts.teacher.log_probs(block.logits[1])
+    if direction == "forward":
+        return jnp.where(facts.teacher.total[:, None] != 0, q - jnp.exp(log_p), 0)
+    if direction == "reverse":
+        divergence = _divergence(question, facts)[:, None]
+        has_slope = (q > 0) & jnp.isfinite(divergence)
+        return q * jnp.where(has_slope, log_q - log_p - divergence, 0)
+    _, slopes = _values_and_slopes(question, facts, block)
+    student = _compared(question, facts)[0]
+    change = slopes - jnp.exp(student.log_probs(block.logits[0])) * facts.sums[1][:, None]
+    return jnp.where(_comparable(question, facts)[:, None], change, 0)
 
-    Where `shard_map` does not check along which axes values vary, it gives each device a share of it.
-    """
-    if plan.axis is None or plan.axis in varying_axes(model):
-        return cotangent
-    return jax.lax.psum(cotangent, plan.axis)
+
+def _ordered(direction: str, student, teacher):
+    return (student, teacher) if direction == "reverse" else (teacher, student)
+
+
+def _ordered_rests(direction: str, facts: _Facts) -> tuple[Rest, Rest]:
+    assert facts.teacher is not None
+    return _ordered(direction, facts.student, facts.teacher)

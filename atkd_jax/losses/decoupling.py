@@ -15,8 +15,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from atkd_jax.losses import validation
+from atkd_jax.losses import pointwise, validation
 from atkd_jax.losses.log_space import binary_relative_entropy, relative_entropy, target_margin, without_target
 
 DIRECTIONS = ("forward", "reverse")
@@ -195,3 +196,27 @@ def terms_of_margins(
         teacher_log_uncertainty=jax.nn.log_sigmoid(-teacher_margin),
         student_target_log_prob=jax.nn.log_sigmoid(student_margin),
     )
+
+
+def decoupled_name(function: str, direction: str, divergence: str | None) -> str:
+    """Returns the name of the divergence that is taken apart: the KL of a direction, or another one.
+
+    Raises:
+      ValueError: either is unknown, or both are chosen.
+    """
+    validation.choice(function, "direction", direction, DIRECTIONS)
+    if divergence is None:
+        return f"{direction}_kl"
+    if direction != DIRECTIONS[0]:
+        raise ValueError(
+            f"{function}: direction chooses a KL and divergence another one, got {direction!r} and {divergence!r}; "
+            "pass only one of them"
+        )
+    return validation.choice(function, "divergence", divergence, pointwise.DIVERGENCES)
+
+
+def damped(damping: jax.Array, diversity_kd: jax.Array) -> jax.Array:
+    """Returns damping * DKD, 0 where the damping is 0; where DKD is inf it has no derivative by the damping."""
+    infinite = jnp.isinf(diversity_kd)
+    product = damping * jnp.where(infinite, 0, diversity_kd)
+    return jnp.where(damping == 0, 0, jnp.where(infinite, jax.lax.stop_gradient(damping) * diversity_kd, product))

@@ -1,25 +1,24 @@
-"""Losses from final hidden states and head matrices, without ever building the logits `[tokens, vocab]`.
+"""ATKD from final hidden states and head matrices, without ever building the logits `[tokens, vocab]`.
 
-They are the losses of the same name, to rounding. Memory beside the gradients themselves is a block of logits, whatever
-the vocabulary and the number of tokens. Logits are formed once going forward and once again going backward.
+The results are those of `decoupled_divergence` and `atkd`, to rounding. Memory beside the gradients themselves is a
+block of logits, or those of a chunk of tokens, whatever the vocabulary and the number of tokens. Tokens that do not
+count cost next to nothing.
 """
 
 from __future__ import annotations
 
-from numbers import Real
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
-from atkd_jax.losses import pointwise, validation
-from atkd_jax.losses.blocked import blocked_divergence, blocked_margin, blocked_terms
-from atkd_jax.losses.decoupling import DIRECTIONS, DecoupledTerms, terms_of_margins
+from atkd_jax.losses import validation
+from atkd_jax.losses.blocked import blocked, blocked_sum
+from atkd_jax.losses.decoupling import DecoupledTerms, decoupled_name
 from atkd_jax.losses.gate import NORMALIZERS, atkd_token_weights, hard_token_mask, hard_token_threshold
-from atkd_jax.losses.vocabulary_blocks import Model, Plan, all_varying
-from atkd_jax.losses.whole_batch import atkd_diagnostics, mean_of_group, weighted_terms
-
-DIVERGENCES = (*pointwise.DIVERGENCES, "cross_entropy")
+from atkd_jax.losses.linear_inputs import Cut, Inputs, prepare
+from atkd_jax.losses.token_terms import Found, Question
+from atkd_jax.losses.varying import gathered, own_part, same_everywhere
+from atkd_jax.losses.vocabulary_blocks import Model
+from atkd_jax.losses.whole_batch import atkd_diagnostics, weighted_terms
 
 
 def linear_decoupled_terms(
@@ -32,16 +31,20 @@ def linear_decoupled_terms(
     mask: jax.Array | None = None,
     temperature: float = 1.0,
     direction: str = "forward",
+    divergence: str | None = None,
+    beta: float = 0.5,
+    alpha: float = 0.1,
     student_bias: jax.Array | None = None,
     teacher_bias: jax.Array | None = None,
     student_softcap: float | None = None,
     teacher_softcap: float | None = None,
     vocab_size: int | None = None,
-    block_words: int = 4096,
-    chunk_tokens: int = 1024,
+    block_words: int = 2048,
+    chunk_tokens: int | None = None,
     vocab_axis: str | None = None,
+    token_axes: tuple[str, ...] = (),
 ) -> DecoupledTerms:
-    """Returns the terms of `decoupled_terms` for logits = hidden @ head, for every token.
+    """Returns the terms of `decoupled_divergence` for logits = hidden @ head, for every token.
 
     The primitive under `linear_atkd`: any gate, weighting or mean of its fields is ordinary JAX outside of it.
 
@@ -59,14 +62,18 @@ def linear_decoupled_terms(
         influence, and the terms there have no meaning.
       temperature: divides both models' logits, a Python number.
       direction: "forward" or "reverse", as in `decoupled_terms`.
+      divergence: a name as in `decoupled_divergence`, in place of the KL of that direction.
+      beta: of generalized_jsd, a Python number.
+      alpha: of the skewed KLs, a Python number.
       student_bias: `[vocab]` that is added to the student's logits, or None.
       teacher_bias: likewise for the teacher.
       student_softcap: c of logits = c tanh(logits / c), or None.
       teacher_softcap: likewise for the teacher.
       vocab_size: heads are read up to this column; None reads them whole. They may be padded to different widths.
-      block_words: columns whose logits are in memory at a time. It changes speed and memory, not the result.
-      chunk_tokens: tokens whose logits are in memory at a time, likewise.
+      block_words: columns that are worked on at a time. It changes speed and memory, not the result.
+      chunk_tokens: counted tokens that are worked on at a time, likewise; None chooses.
       vocab_axis: a mapped axis, see above.
+      token_axes: the mapped axes over which tokens are split, if any, so that their devices take turns together.
 
     Returns:
       DecoupledTerms, float32 `[...]` each.
@@ -92,13 +99,18 @@ def linear_decoupled_terms(
       Zhong et al., arXiv 2402.11890, section 3.
     """
     function = "linear_decoupled_terms"
-    validation.choice(function, "direction", direction, DIRECTIONS)
-    student = Model(student_hidden, student_head, student_bias)
-    teacher = Model(teacher_hidden, teacher_head, teacher_bias)
-    softcaps = student_softcap, teacher_softcap
-    models, targets, mask = _arrays(function, student, teacher, targets, mask)
-    plan = _plan(function, models, softcaps, temperature, vocab_size, block_words, chunk_tokens, vocab_axis)
-    return _terms(plan, models, targets, mask, direction)
+    question = _question(function, direction, divergence, beta, alpha)
+    inputs = prepare(
+        function,
+        Model(student_hidden, student_head, student_bias),
+        Model(teacher_hidden, teacher_head, teacher_bias),
+        (student_softcap, teacher_softcap),
+        targets,
+        mask,
+        temperature,
+        Cut(vocab_size, block_words, chunk_tokens, False, vocab_axis, token_axes),
+    )
+    return _terms(question, inputs)
 
 
 def linear_atkd(
@@ -114,16 +126,25 @@ def linear_atkd(
     direction: str = "forward",
     normalizer: str = "group_mean",
     temperature: float = 1.0,
+    divergence: str | None = None,
+    beta: float = 0.5,
+    alpha: float = 0.1,
     student_bias: jax.Array | None = None,
     teacher_bias: jax.Array | None = None,
     student_softcap: float | None = None,
     teacher_softcap: float | None = None,
     vocab_size: int | None = None,
     per_token: bool = False,
-    block_words: int = 4096,
-    chunk_tokens: int = 1024,
+    block_words: int = 2048,
+    chunk_tokens: int | None = None,
+    keep_logits: bool | None = None,
+    vocab_axis: str | None = None,
+    token_axes: tuple[str, ...] = (),
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the ATKD loss of a batch, in nats, and its diagnostics, as `atkd` does, for logits = hidden @ head.
+
+    The gate's pass over the teacher comes first; after it all weights are known, and the gradient is formed while the
+    loss is. Inside `shard_map`, with `vocab_axis` and `token_axes`, each device passes its own columns and tokens.
 
     Args:
       student_hidden: `[..., student_width]`, the last hidden states, after the final norm.
@@ -136,15 +157,23 @@ def linear_atkd(
       easy_weight: lambda, in [0, 1]; may be a traced scalar.
       direction: "forward" or "reverse".
       normalizer: "group_mean" or "total_tokens".
-      temperature: divides both models' logits, a Python number.
+      temperature: divides both models' logits, a Python number; the gate reads UNC at temperature 1.
+      divergence: a name as in `decoupled_divergence`, in place of the KL of that direction.
+      beta: of generalized_jsd, a Python number.
+      alpha: of the skewed KLs, a Python number.
       student_bias: `[vocab]` that is added to the student's logits, or None.
       teacher_bias: likewise for the teacher.
       student_softcap: c of logits = c tanh(logits / c), or None.
       teacher_softcap: likewise for the teacher.
       vocab_size: heads are read up to this column; None reads them whole. They may be padded to different widths.
       per_token: return every token's share of the loss, `[...]`, in place of their sum.
-      block_words: columns whose logits are in memory at a time. It changes speed and memory, not the result.
-      chunk_tokens: tokens whose logits are in memory at a time, likewise.
+      block_words: columns that are worked on at a time. It changes speed and memory, not the result.
+      chunk_tokens: counted tokens that are worked on at a time, likewise; None chooses.
+      keep_logits: whether a chunk's logits are kept until its gradient is formed, 8 chunk_tokens vocab bytes, which
+        spares forming them again; None does so where 512 tokens' take at most 0.2 GiB. Not with `per_token`.
+      vocab_axis: the mapped axis over which the heads' columns are split, as in `linear_decoupled_terms`.
+      token_axes: the mapped axes over which tokens are split. The gate and the means are over all of them, and the loss
+        and the diagnostics are those of the whole batch, the same on every device.
 
     Returns:
       The loss, a float32 scalar (or `[...]`), and the diagnostics of `atkd`.
@@ -169,178 +198,70 @@ def linear_atkd(
     Reference:
       Zhong et al., arXiv 2402.11890, section 3.
     """
-    validation.choice("linear_atkd", "direction", direction, DIRECTIONS)
+    question = _question("linear_atkd", direction, divergence, beta, alpha)
     validation.choice("linear_atkd", "normalizer", normalizer, NORMALIZERS)
     hard_fraction = validation.fraction("linear_atkd", "hard_fraction", hard_fraction)
     easy_weight = validation.weight("linear_atkd", "easy_weight", easy_weight, largest=1.0)
-    student = Model(student_hidden, student_head, student_bias)
-    teacher = Model(teacher_hidden, teacher_head, teacher_bias)
-    softcaps = student_softcap, teacher_softcap
-    models, targets, mask = _arrays("linear_atkd", student, teacher, targets, mask)
-    plan = _plan("linear_atkd", models, softcaps, temperature, vocab_size, block_words, chunk_tokens, None)
-    terms = _terms(plan, models, targets, mask, direction)
-    log_probs = terms.teacher_target_log_prob
+    inputs = prepare(
+        "linear_atkd",
+        Model(student_hidden, student_head, student_bias),
+        Model(teacher_hidden, teacher_head, teacher_bias),
+        (student_softcap, teacher_softcap),
+        targets,
+        mask,
+        temperature,
+        Cut(vocab_size, block_words, chunk_tokens, False if per_token else keep_logits, vocab_axis, token_axes),
+    )
+    return _gated(question, inputs, hard_fraction, easy_weight, normalizer, per_token)
+
+
+def _gated(question: Question, inputs: Inputs, hard_fraction, easy_weight, normalizer: str, per_token: bool):
+    """Returns ATKD and its diagnostics: the gate first, then the loss with weights that are known."""
+    token_axes = inputs.plan.token_axes
+    terms = None if inputs.keep else _terms(question, inputs)
+    if terms is None or inputs.plan.inverse_temperature != 1:
+        certainty = _certainty(inputs.teacher())
+    else:
+        certainty = terms.teacher_target_log_prob, terms.teacher_log_uncertainty
+    log_probs, mask = gathered((certainty[0], inputs.mask), token_axes)
     hard = hard_token_mask(target_log_probs=log_probs, mask=mask, hard_fraction=hard_fraction)
-    threshold = hard_token_threshold(target_log_probs=log_probs, mask=mask, hard_fraction=hard_fraction)
     weights = atkd_token_weights(hard=hard, mask=mask, easy_weight=easy_weight, normalizer=normalizer)
-    loss = weighted_terms(terms, *weights)
-    diagnostics = atkd_diagnostics(terms=terms, hard=hard, mask=mask) | {"uncertainty_threshold": threshold}
-    return (loss if per_token else jnp.sum(loss)), diagnostics
+    weights = own_part(weights, inputs.mask.shape, token_axes)
+    if terms is None:
+        named = {"target_kd": weights[0], "diversity_kd": weights[1]}
+        loss, found = blocked_sum(*_asked(question, inputs), inputs.flat_weights(named))
+        terms = _decoupled(question, inputs, found)
+    else:
+        loss = weighted_terms(terms, *weights)
+        loss = loss if per_token else jnp.sum(loss)
+    if token_axes and not per_token:
+        loss = jax.lax.psum(loss, token_axes)
+    terms = terms._replace(teacher_target_log_prob=certainty[0], teacher_log_uncertainty=certainty[1])
+    diagnostics = atkd_diagnostics(terms=gathered(jax.lax.stop_gradient(terms), token_axes), hard=hard, mask=mask)
+    threshold = hard_token_threshold(target_log_probs=log_probs, mask=mask, hard_fraction=hard_fraction)
+    return loss, same_everywhere(diagnostics | {"uncertainty_threshold": threshold}, token_axes)
 
 
-def linear_divergence(
-    *,
-    student_hidden: jax.Array,
-    student_head: jax.Array,
-    teacher_hidden: jax.Array | None = None,
-    teacher_head: jax.Array | None = None,
-    targets: jax.Array | None = None,
-    mask: jax.Array,
-    divergence: str = "forward_kl",
-    beta: float = 0.5,
-    alpha: float = 0.1,
-    temperature: float = 1.0,
-    student_bias: jax.Array | None = None,
-    teacher_bias: jax.Array | None = None,
-    student_softcap: float | None = None,
-    teacher_softcap: float | None = None,
-    vocab_size: int | None = None,
-    per_token: bool = False,
-    block_words: int = 4096,
-    chunk_tokens: int = 1024,
-    vocab_axis: str | None = None,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns a divergence's mean over the counted tokens, in its own unit, for logits = hidden @ head.
-
-    Args:
-      student_hidden: `[..., student_width]`, the last hidden states, after the final norm.
-      student_head: `[student_width, vocab]`.
-      teacher_hidden: `[..., teacher_width]`; not needed for cross-entropy.
-      teacher_head: `[teacher_width, vocab]`; not needed for cross-entropy.
-      targets: `[...]` of integers; needed for cross-entropy alone.
-      mask: bool `[...]`, True where a token counts.
-      divergence: the name of the per-token function: "forward_kl", "reverse_kl", "generalized_jsd", "total_variation",
-        "skewed_forward_kl", "skewed_reverse_kl" or "cross_entropy".
-      beta: of generalized_jsd, a Python number.
-      alpha: of the skewed KLs, a Python number.
-      temperature: divides both models' logits, a Python number.
-      student_bias: `[vocab]` that is added to the student's logits, or None.
-      teacher_bias: likewise for the teacher.
-      student_softcap: c of logits = c tanh(logits / c), or None.
-      teacher_softcap: likewise for the teacher.
-      vocab_size: heads are read up to this column; None reads them whole. They may be padded to different widths.
-      per_token: return every token's divergence, `[...]`, 0 where it does not count, in place of their mean.
-      block_words: columns whose logits are in memory at a time. It changes speed and memory, not the result.
-      chunk_tokens: tokens whose logits are in memory at a time, likewise.
-      vocab_axis: a mapped axis over which the vocabulary is split, as in `linear_decoupled_terms`.
-
-    Returns:
-      The mean, a float32 scalar (or `[...]`), and a dict with `counted_tokens`. The mean over no token is 0.
-
-    Gradient:
-      By student_hidden, student_head and student_bias, of first order and in reverse mode. The teacher is constant.
-
-    Raises:
-      TypeError: an array has a wrong type or is missing.
-      ValueError: shapes do not fit, a number is out of range, or the divergence is unknown.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from atkd_jax import losses
-      >>> student = {"student_hidden": jnp.ones((1, 1)), "student_head": jnp.log(jnp.array([[0.5, 0.5]]))}
-      >>> teacher = {"teacher_hidden": jnp.ones((1, 1)), "teacher_head": jnp.log(jnp.array([[0.75, 0.25]]))}
-      >>> mask = jnp.array([True])
-      >>> value, _ = losses.linear_divergence(**student, **teacher, mask=mask, divergence="generalized_jsd")
-      >>> print(f"{value:.4f}")
-      0.0338
-    """
-    function = "linear_divergence"
-    validation.choice(function, "divergence", divergence, DIVERGENCES)
+def _question(function: str, direction: str, divergence: str | None, beta: float, alpha: float) -> Question:
+    name = decoupled_name(function, direction, divergence)
     beta, alpha = validation.fraction(function, "beta", beta), validation.fraction(function, "alpha", alpha)
-    student = Model(student_hidden, student_head, student_bias)
-    teacher = None
-    if divergence != "cross_entropy":
-        teacher_hidden = _needed(function, divergence, "teacher_hidden", teacher_hidden)
-        teacher = Model(teacher_hidden, _needed(function, divergence, "teacher_head", teacher_head), teacher_bias)
-    elif targets is None:
-        _needed(function, divergence, "targets", targets)
-    softcaps = student_softcap, teacher_softcap
-    models, targets, mask = _arrays(function, student, teacher, targets, mask)
-    plan = _plan(function, models, softcaps, temperature, vocab_size, block_words, chunk_tokens, vocab_axis)
-    values = _divergence(plan, models, targets, divergence, beta, alpha).reshape(mask.shape)
-    counted = {"counted_tokens": jnp.sum(mask).astype(jnp.float32)}
-    return (jnp.where(mask, values, 0) if per_token else mean_of_group(values, mask)), counted
+    return Question(name, beta, alpha, decoupled=True)
 
 
-def _terms(plan: Plan, models: tuple[Model, ...], targets, mask: jax.Array, direction: str) -> DecoupledTerms:
-    found: Any = blocked_terms(plan, direction == "reverse", *models, targets)
-    student_margin, teacher_margin = (_known(plan, targets, margin) for margin in found[1:])
-    terms = terms_of_margins(student_margin, teacher_margin, found[0], direction)
-    return DecoupledTerms(*(term.reshape(mask.shape) for term in terms))
+def _asked(question: Question, inputs: Inputs):
+    return inputs.plan, question, inputs.models, inputs.targets, inputs.counted
 
 
-def _known(plan: Plan, targets: jax.Array, margin: jax.Array) -> jax.Array:
-    """Returns the margins, NaN where the target is no word: no block has met it."""
-    vocabulary = plan.vocab_size if plan.axis is None else plan.vocab_size * jax.lax.axis_size(plan.axis)
-    return jnp.where((targets >= 0) & (targets < vocabulary), margin, jnp.nan)
+def _terms(question: Question, inputs: Inputs) -> DecoupledTerms:
+    return _decoupled(question, inputs, blocked(*_asked(question, inputs)))
 
 
-def _divergence(plan: Plan, models, targets, divergence: str, beta: float, alpha: float) -> jax.Array:
-    if divergence == "cross_entropy":
-        return -jax.nn.log_sigmoid(_known(plan, targets, blocked_margin(plan, *models, targets)))
-    direction = pointwise.kl_direction(divergence, beta=beta, alpha=alpha)
-    if direction is not None:
-        found: Any = blocked_terms(plan, direction == "reverse", *models, jnp.full_like(targets, -1))
-        return found[0]
-    return blocked_divergence(plan, pointwise.terms_of(divergence, beta=beta, alpha=alpha), *models)
+def _decoupled(question: Question, inputs: Inputs, found: Found) -> DecoupledTerms:
+    return question.decoupled_terms(inputs.known(inputs.shaped(found)))
 
 
-def _needed(function: str, divergence: str, name: str, array: jax.Array | None) -> jax.Array:
-    if array is None:
-        raise TypeError(f"{function}: {divergence} needs {name}, got None; pass it")
-    return array
-
-
-def _arrays(
-    function: str, student: Model, teacher: Model | None, targets, mask
-) -> tuple[tuple[Model, ...], jax.Array, jax.Array]:
-    """Returns the models, the targets `[tokens]` and the mask, checked; what does not count has been made harmless."""
-    leading = jnp.shape(student.hidden)[:-1]
-    models: list[Model] = []
-    given: tuple[tuple[str, Model | None], ...] = (("student", student), ("teacher", teacher))
-    for name, model in given:
-        if model is not None:
-            models.append(Model(*validation.model(function, name, model.hidden, model.head, model.bias, leading)))
-    mask = jnp.ones(leading, bool) if mask is None else validation.boolean(function, "mask", mask, leading)
-    if targets is None:
-        targets = jnp.zeros(leading, jnp.int32)
-    targets = validation.integers(function, "targets", targets, leading).astype(jnp.int32)
-    targets = jnp.where(mask, targets, 0).reshape(-1)
-
-    def flat(hidden: jax.Array) -> jax.Array:
-        return jnp.where(mask[..., None], hidden, 0).reshape(-1, hidden.shape[-1])
-
-    return all_varying(tuple(model._replace(hidden=flat(model.hidden)) for model in models)), targets, mask
-
-
-def _plan(
-    function: str, models: tuple[Model, ...], softcaps, temperature, vocab_size, block_words, chunk_tokens, vocab_axis
-) -> Plan:
-    columns = [model.head.shape[-1] for model in models]
-    if vocab_size is None and len(set(columns)) > 1:
-        raise ValueError(
-            f"{function}: student_head and teacher_head must have the same number of columns, got {columns[0]} and "
-            f"{columns[1]}; pass vocab_size, the tokenizer's size, if they are padded"
-        )
-    words = columns[0] if vocab_size is None else vocab_size
-    for name, value, largest in (
-        ("vocab_size", words, min(columns)),
-        ("block_words", block_words, None),
-        ("chunk_tokens", chunk_tokens, None),
-    ):
-        validation.count(function, name, value, largest)
-    if not isinstance(temperature, Real):
-        raise TypeError(f"{function}: temperature must be a Python number, got {type(temperature).__name__}; pass one")
-    validation.scaled(function, temperature)
-    caps = tuple(validation.softcap(function, cap) for cap in softcaps[: len(models)])
-    return Plan(words, block_words, chunk_tokens, 1.0 / float(temperature), caps, vocab_axis)
+def _certainty(teacher: Inputs) -> tuple[jax.Array, jax.Array]:
+    """Returns the teacher's log p(target) and log UNC, `[...]`."""
+    found = blocked(*_asked(Question(), teacher))
+    margin = jax.lax.stop_gradient(teacher.known(teacher.shaped(found.student_margin)))
+    return jax.nn.log_sigmoid(margin), jax.nn.log_sigmoid(-margin)

@@ -106,6 +106,24 @@ def weight(function: str, name: str, value, *, largest: float | None = None):
     return value
 
 
+def weights(function: str, name: str, array, shape: tuple[int, ...]) -> None:
+    """Raises an error unless there is one weight of floating type for every position.
+
+    Raises:
+      TypeError: the weights are not of floating type.
+      ValueError: they have another shape.
+    """
+    if not jnp.issubdtype(jnp.result_type(array), jnp.floating):
+        raise TypeError(
+            f"{function}: the weights on {name} must be of floating type, got {jnp.result_type(array)}; convert them"
+        )
+    if jnp.shape(array) != shape:
+        raise ValueError(
+            f"{function}: the weights on {name} must have one number for every position, shape {shape}, got "
+            f"{jnp.shape(array)}; broadcast them"
+        )
+
+
 def choice(function: str, name: str, value, allowed: tuple[str, ...]) -> str:
     """Returns the value, which has to be one of the allowed ones.
 

@@ -7,12 +7,16 @@ gradient.
 
 from __future__ import annotations
 
+from numbers import Real
+
 import jax
 import jax.numpy as jnp
 
 from atkd_jax.losses import validation
-from atkd_jax.losses.decoupling import DIRECTIONS, DecoupledTerms, decoupled_terms
+from atkd_jax.losses.adaptive import decoupled_divergence
+from atkd_jax.losses.decoupling import DIRECTIONS, DecoupledTerms, decoupled_name, decoupled_terms
 from atkd_jax.losses.gate import NORMALIZERS, atkd_token_weights, hard_token_mask, hard_token_threshold
+from atkd_jax.losses.log_space import target_margin
 
 
 def atkd(
@@ -26,16 +30,19 @@ def atkd(
     direction: str = "forward",
     normalizer: str = "group_mean",
     temperature: float = 1.0,
+    divergence: str | None = None,
+    beta: float = 0.5,
+    alpha: float = 0.1,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the ATKD loss of a batch, in nats, and its diagnostics.
 
     loss = easy_weight * mean_easy(DKD) + (1 - easy_weight) * mean_hard(TKD + DKD). Hard are the tokens of which the
     teacher is least sure (`hard_token_mask`); of easy tokens the student learns the diversity alone. Each mean is over
-    its own group, and an empty group gives 0. The gate reads the teacher's UNC at the same temperature, in either
-    direction.
+    its own group, and an empty group gives 0. The gate reads the true teacher's UNC, at temperature 1 and in either
+    direction. With a `divergence`, TKD and DKD are the two parts of that one instead of KL's (`decoupled_divergence`).
 
     The gate is over all tokens that are passed. To split a batch into micro-batches without changing the loss, use
-    `hard_token_mask`, `atkd_token_weights` and `decoupled_terms`.
+    `hard_token_mask`, `atkd_token_weights` and `decoupled_divergence`.
 
     Args:
       student_logits: `[..., vocab]`.
@@ -47,6 +54,9 @@ def atkd(
       direction: "forward" for KLs from the teacher to the student, "reverse" for the other way.
       normalizer: "group_mean" as above; "total_tokens" divides both sums by the number of all counted tokens.
       temperature: divides both models' logits; the loss is not scaled back by temperature^2.
+      divergence: a name as in `decoupled_divergence`, in place of the KL of that direction.
+      beta: of generalized_jsd, a Python number.
+      alpha: of the skewed KLs, a Python number.
 
     Returns:
       The loss, a scalar, and a dict of scalars: `counted_tokens`, `easy_share`, `uncertainty_threshold`,
@@ -54,7 +64,7 @@ def atkd(
       TKD and DKD in each group. All are 0 where no token counts.
 
     Gradient:
-      Per token that of `decoupled_terms` with the weights of `atkd_token_weights`. The gate is constant.
+      Per token that of `decoupled_divergence` with the weights of `atkd_token_weights`. The gate is constant.
 
     Raises:
       TypeError: logits are not floating, targets not integer, or mask not boolean.
@@ -75,11 +85,21 @@ def atkd(
     Reference:
       Zhong et al., Revisiting Knowledge Distillation for Autoregressive Language Models, arXiv 2402.11890, section 3.
     """
-    validation.choice("atkd", "direction", direction, DIRECTIONS)
+    name = decoupled_name("atkd", direction, divergence)
     validation.choice("atkd", "normalizer", normalizer, NORMALIZERS)
     hard_fraction = validation.fraction("atkd", "hard_fraction", hard_fraction)
     easy_weight = validation.weight("atkd", "easy_weight", easy_weight, largest=1.0)
-    terms, mask = _counted_terms("atkd", student_logits, teacher_logits, targets, mask, temperature, direction)
+    student, teacher, targets, mask = _counted("atkd", student_logits, teacher_logits, targets, mask)
+    terms = decoupled_divergence(
+        student_logits=student,
+        teacher_logits=teacher,
+        targets=targets,
+        divergence=name,
+        beta=beta,
+        alpha=alpha,
+        temperature=temperature,
+    )
+    terms = _at_temperature_one(terms, teacher, targets, temperature)
     log_probs = terms.teacher_target_log_prob
     hard = hard_token_mask(target_log_probs=log_probs, mask=mask, hard_fraction=hard_fraction)
     threshold = hard_token_threshold(target_log_probs=log_probs, mask=mask, hard_fraction=hard_fraction)
@@ -142,7 +162,9 @@ def decoupled_kd(
     validation.choice("decoupled_kd", "direction", direction, DIRECTIONS)
     target_weight = validation.weight("decoupled_kd", "target_weight", target_weight)
     diversity_weight = validation.weight("decoupled_kd", "diversity_weight", diversity_weight)
-    terms, mask = _counted_terms("decoupled_kd", student_logits, teacher_logits, targets, mask, temperature, direction)
+    student, teacher, targets, mask = _counted("decoupled_kd", student_logits, teacher_logits, targets, mask)
+    logits = {"student_logits": student, "teacher_logits": teacher}
+    terms = decoupled_terms(**logits, targets=targets, temperature=temperature, direction=direction)
     dtype = terms.target_kd.dtype
     share = mask.astype(dtype) / jnp.maximum(jnp.sum(mask), 1).astype(dtype)
     weights = (jnp.asarray(weight, dtype) * share for weight in (target_weight, diversity_weight))
@@ -200,19 +222,23 @@ def atkd_diagnostics(*, terms: DecoupledTerms, hard: jax.Array, mask: jax.Array)
     }
 
 
-def _counted_terms(function, student_logits, teacher_logits, targets, mask, temperature, direction):
-    """Returns the terms of a batch whose uncounted positions have been made harmless, and the mask."""
+def _counted(function, student_logits, teacher_logits, targets, mask):
+    """Returns logits, targets and mask, checked, with uncounted positions made harmless."""
     student, teacher = validation.floating(function, student_logits=student_logits, teacher_logits=teacher_logits)
     targets = validation.integers(function, "targets", targets, student.shape[:-1])
     mask = validation.boolean(function, "mask", mask, student.shape[:-1])
-    student, teacher = validation.scaled(function, temperature, student, teacher)
-    terms = decoupled_terms(
-        student_logits=jnp.where(mask[..., None], student, 0),
-        teacher_logits=jnp.where(mask[..., None], teacher, 0),
-        targets=jnp.where(mask, targets, 0),
-        direction=direction,
+    student, teacher = (jnp.where(mask[..., None], logits, 0) for logits in (student, teacher))
+    return student, teacher, jnp.where(mask, targets, 0), mask
+
+
+def _at_temperature_one(terms: DecoupledTerms, teacher_logits, targets, temperature) -> DecoupledTerms:
+    """Returns the terms with the teacher's probability of the target as it is without a temperature."""
+    if isinstance(temperature, Real) and temperature == 1:
+        return terms
+    margin = target_margin(*validation.scaled("atkd", 1, teacher_logits), targets)
+    return terms._replace(
+        teacher_target_log_prob=jax.nn.log_sigmoid(margin), teacher_log_uncertainty=jax.nn.log_sigmoid(-margin)
     )
-    return terms, mask
 
 
 def weighted_terms(terms: DecoupledTerms, target_weight: jax.Array, diversity_weight: jax.Array) -> jax.Array:

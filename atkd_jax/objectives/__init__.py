@@ -1,20 +1,19 @@
 """From hidden states to one scalar: shifting, stopping gradients, weighting and averaging happen here alone."""
 
-from atkd_jax.objectives.counted import map_counted
-from atkd_jax.objectives.head_loss import Tokens, head_loss, project
+from atkd_jax.objectives.head_loss import Heads, Tokens, head_loss, target_log_probs
 from atkd_jax.objectives.shifting import next_token_targets
 from atkd_jax.objectives.table import make_objective
-from atkd_jax.objectives.weighting import Objective, Weighting, evaluate_terms, weighted_sum
+from atkd_jax.objectives.weighting import Divergence, Objective, Weighting, weighted_sum
 
 __all__ = [
+    "Divergence",
+    "Heads",
     "Objective",
     "Tokens",
     "Weighting",
-    "evaluate_terms",
     "head_loss",
     "make_objective",
-    "map_counted",
     "next_token_targets",
-    "project",
+    "target_log_probs",
     "weighted_sum",
 ]

@@ -1,24 +1,22 @@
-"""The loss from final hidden states and heads, without ever holding the logits of all tokens.
-
-The weights of a step are known before the student's head is applied, so the gradient can be formed while the loss is:
-each chunk of counted tokens goes through both heads once, and nothing of the size of the vocabulary is kept or
-computed again.
-"""
+"""The loss from final hidden states and heads, on one device or many, without the logits of all tokens."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from atkd_jax.objectives.counted import counted_chunks
-from atkd_jax.objectives.weighting import Objective, Weighting, evaluate_terms
+from atkd_jax import losses
+from atkd_jax.objectives.weighting import Objective, Weighting, weighted_sum
+from atkd_jax.sharding import ROWS, VOCAB_AXIS, even_columns, map_tokens
 
 Metrics = dict[str, jax.Array]
+_Arrays = dict[str, Any]
 
 
 class Tokens(NamedTuple):
-    """What is known of a micro-batch's tokens besides the student: arrays `[..., ]` with the same leading axes.
+    """What is known of a micro-batch's tokens besides the student: arrays `[rows, ...]`.
 
     Attributes:
         teacher_hidden: `[..., teacher_width]`.
@@ -33,111 +31,109 @@ class Tokens(NamedTuple):
     weighting: Weighting
 
 
+class Heads(NamedTuple):
+    """How hidden states become logits in both models.
+
+    Attributes:
+        student: `[width, vocab]`; columns from `vocab_size` on are padding.
+        teacher: `[teacher_width, vocab]`, likewise.
+        vocab_size: The tokenizer's number of ids.
+        softcaps: The student's and the teacher's c of c tanh(logits / c), or None.
+    """
+
+    student: jax.Array
+    teacher: jax.Array
+    vocab_size: int
+    softcaps: tuple[float | None, float | None] = (None, None)
+
+
 def head_loss(
     objective: Objective,
     *,
     student_hidden: jax.Array,
-    student_head: jax.Array,
-    teacher_head: jax.Array,
+    heads: Heads,
     tokens: Tokens,
-    vocab_size: int,
-    chunk_tokens: int | None,
+    chunk_tokens: int,
+    mesh: Mesh | None = None,
 ) -> tuple[jax.Array, Metrics]:
-    """Returns a micro-batch's share of the loss and of the metrics; see `evaluate_terms`.
+    """Returns a micro-batch's share of the loss and of the metrics.
+
+    Shares of the parts of a batch add up to the whole batch's numbers. Only tokens that count go through the heads. The
+    weights are known, so that the gradient is formed while the loss is.
 
     Args:
-        objective: The terms and what they are made of.
-        student_hidden: `[..., width]`, after the final norm; the type of the arithmetic.
-        student_head: `[width, vocab]`; columns from `vocab_size` on are padding and are cut.
-        teacher_head: `[teacher_width, vocab]`, likewise.
+        objective: The divergence and how tokens are weighted.
+        student_hidden: `[rows, ..., width]`, after the final norm; the type of the arithmetic.
+        heads: Both heads.
         tokens: The rest.
-        vocab_size: The tokenizer's number of ids.
-        chunk_tokens: How many counted tokens go through the heads at once. None takes all tokens in one piece and
-            leaves their order as it is, which is what a batch that is split over devices wants.
+        chunk_tokens: How many counted tokens go through the heads at once, on each device, which keeps both models'
+            logits of them meanwhile.
+        mesh: Rows and the heads' columns are split over its devices; None or a single device splits nothing.
 
     Gradient:
-        By `student_hidden` and `student_head`, in first order when `chunk_tokens` is given.
+        By `student_hidden` and the student's head, of first order. The teacher gets none.
     """
-    student_head, teacher_head = student_head[:, :vocab_size], teacher_head[:, :vocab_size]
-    if chunk_tokens is None:
-        return _all_at_once(objective, student_hidden, student_head, teacher_head, tokens)
-    leading = tokens.mask.ndim
-    student_hidden, tokens = jax.tree.map(
-        lambda array: array.reshape(-1, *array.shape[leading:]), (student_hidden, tokens)
+    weights = tokens.weighting.loss
+    divergence = objective.divergence
+    terms_of = partial(
+        losses.linear_weighted_sum,
+        divergence=divergence.name,
+        beta=divergence.beta,
+        alpha=divergence.alpha,
+        temperature=divergence.temperature,
+        student_softcap=heads.softcaps[0],
+        teacher_softcap=heads.softcaps[1],
+        vocab_size=heads.vocab_size,
+        chunk_tokens=chunk_tokens,
+        keep_logits=True,
     )
-    return _by_chunks(objective, chunk_tokens, student_hidden, student_head, teacher_head, tokens)
+    by_token: _Arrays = {
+        "student_hidden": student_hidden,
+        "targets": tokens.targets,
+        "mask": tokens.mask,
+        "weights": weights,
+    }
+    by_word: _Arrays = {"student_head": heads.student}
+    if set(weights) != {"cross_entropy"}:
+        by_token["teacher_hidden"], by_word["teacher_head"] = tokens.teacher_hidden, heads.teacher
+    if mesh is None or mesh.size == 1:
+        loss, terms = terms_of(**by_token, **by_word)
+    else:
+        by_word = jax.tree.map(lambda head: even_columns(head, heads.vocab_size, mesh), by_word)
+        split = partial(terms_of, vocab_axis=VOCAB_AXIS, token_axes=ROWS)
+        loss, terms = map_tokens(lambda own, words: split(**own, **words), mesh, tokens=by_token, heads=by_word)
+    metrics = {name: weighted_sum(metric, terms) for name, metric in tokens.weighting.metrics.items()}
+    return loss, metrics
 
 
-def project(hidden: jax.Array, head: jax.Array) -> jax.Array:
-    """Returns float32 logits; the factors have the type of `hidden`."""
-    return jnp.einsum("...d,dv->...v", hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+def target_log_probs(
+    *,
+    hidden: jax.Array,
+    head: jax.Array,
+    targets: jax.Array,
+    mask: jax.Array,
+    vocab_size: int,
+    softcap: float | None = None,
+    mesh: Mesh | None = None,
+) -> jax.Array:
+    """Returns a model's log p(target) at temperature 1, float32 `[rows, ...]`, 0 where a token does not count.
 
+    Args:
+        hidden: `[rows, ..., width]`, after the final norm.
+        head: `[width, vocab]`; columns from `vocab_size` on are padding.
+        targets: int32 `[rows, ...]`.
+        mask: bool `[rows, ...]`.
+        vocab_size: The tokenizer's number of ids.
+        softcap: c of c tanh(logits / c), or None.
+        mesh: As in `head_loss`.
+    """
+    of = partial(losses.linear_target_log_prob, vocab_size=vocab_size, softcap=softcap)
+    by_token: _Arrays = {"hidden": hidden, "targets": targets, "mask": mask}
+    if mesh is None or mesh.size == 1:
+        return of(**by_token, head=head)
+    split = partial(of, vocab_axis=VOCAB_AXIS, token_axes=ROWS)
 
-def _all_at_once(
-    objective: Objective, student_hidden: jax.Array, student_head: jax.Array, teacher_head: jax.Array, tokens: Tokens
-) -> tuple[jax.Array, Metrics]:
-    return evaluate_terms(
-        objective,
-        tokens.weighting,
-        student_logits=project(student_hidden, student_head),
-        teacher_logits=project(tokens.teacher_hidden, teacher_head),
-        targets=tokens.targets,
-        mask=tokens.mask,
-    )
+    def own(tokens: _Arrays, head: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jnp.zeros(()), split(**tokens, head=head)
 
-
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _by_chunks(
-    objective: Objective,
-    chunk_tokens: int,
-    student_hidden: jax.Array,
-    student_head: jax.Array,
-    teacher_head: jax.Array,
-    tokens: Tokens,
-) -> tuple[jax.Array, Metrics]:
-    return _value_and_gradient(objective, chunk_tokens, student_hidden, student_head, teacher_head, tokens)[0]
-
-
-def _value_and_gradient(
-    objective: Objective,
-    chunk_tokens: int,
-    student_hidden: jax.Array,
-    student_head: jax.Array,
-    teacher_head: jax.Array,
-    tokens: Tokens,
-) -> tuple[tuple[jax.Array, Metrics], tuple[jax.Array, jax.Array]]:
-    chunks = counted_chunks(tokens.mask, chunk_tokens)
-
-    def one_chunk(turn: jax.Array) -> tuple[jax.Array, Metrics, jax.Array, jax.Array, jax.Array]:
-        numbers, valid = chunks.chunk(turn)
-        # The last chunk has places to spare. Nothing of what stands there may get through: 0 times NaN is NaN.
-        hidden, part = jax.tree.map(
-            lambda array: jnp.where(valid.reshape(-1, *(1,) * (array.ndim - 1)), array[numbers], 0),
-            (student_hidden, tokens._replace(mask=None)),
-        )
-        part = part._replace(mask=valid)
-        loss = partial(_all_at_once, objective, teacher_head=teacher_head, tokens=part)
-        (value, metrics), gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(hidden, student_head)
-        return value, metrics, numbers, *gradients
-
-    def add(turn: jax.Array, total):  # the carry's structure is that of `start`
-        value, metrics, numbers, by_hidden, by_head = one_chunk(turn)
-        totals, total_by_hidden, total_by_head = total
-        totals = jax.tree.map(jnp.add, totals, (value, metrics))
-        return totals, total_by_hidden.at[numbers].add(by_hidden), total_by_head + by_head
-
-    abstract = jax.eval_shape(one_chunk, jnp.int32(0))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract[:2])
-    start = (zeros, jnp.zeros_like(student_hidden), jnp.zeros_like(student_head))
-    value, by_hidden, by_head = jax.lax.fori_loop(0, chunks.turns, add, start)
-    return value, (by_hidden, by_head)
-
-
-def _backward(objective, chunk_tokens, gradients, cotangents):  # custom_vjp's own signature
-    del objective, chunk_tokens
-    scale, _ = cotangents
-    by_hidden, by_head = (gradient * scale.astype(gradient.dtype) for gradient in gradients)
-    return by_hidden, by_head, None, None
-
-
-_by_chunks.defvjp(_value_and_gradient, _backward)
+    return map_tokens(own, mesh, tokens=by_token, heads=even_columns(head, vocab_size, mesh))[1]

@@ -1,4 +1,4 @@
-"""The table of objectives: a name in the config, and the weights and terms that it stands for."""
+"""The table of objectives: a name in the config, and the weights and the divergence that it stands for."""
 
 from collections.abc import Callable
 
@@ -7,26 +7,13 @@ import jax.numpy as jnp
 
 from atkd_jax import losses
 from atkd_jax.config import ObjectiveConfig
-from atkd_jax.objectives.weighting import Objective, Terms, Weighting
-
-Divergence = Callable[..., jax.Array]
-
-# Objectives that are one divergence, averaged over the counted tokens. A new one is a line here.
-DIVERGENCES: dict[str, Divergence] = {
-    "forward_kl": losses.forward_kl,
-    "reverse_kl": losses.reverse_kl,
-}
+from atkd_jax.objectives.weighting import Divergence, Objective, Weighting
 
 
 def make_objective(config: ObjectiveConfig) -> Objective:
     """Returns the objective that the config names, with the data's cross-entropy mixed in as it says."""
-    if config.name == "atkd":
-        distillation = _atkd(config)
-    elif config.name == "cross_entropy":
-        distillation = _cross_entropy()
-    else:
-        distillation = _divergence(config.name, DIVERGENCES[config.name], config.temperature)
-    return _mixed_with_cross_entropy(distillation, config.cross_entropy_weight)
+    make = OBJECTIVES.get(config.name, _mean_divergence)
+    return _mixed_with_cross_entropy(make(config), config.cross_entropy_weight)
 
 
 def _mean_weights(mask: jax.Array) -> jax.Array:
@@ -34,29 +21,55 @@ def _mean_weights(mask: jax.Array) -> jax.Array:
     return counted / jnp.maximum(jnp.sum(counted), 1.0)
 
 
-def _divergence(name: str, divergence: Divergence, temperature: float) -> Objective:
+def _of(config: ObjectiveConfig, name: str) -> Divergence:
+    return Divergence(name, config.beta, config.alpha, config.temperature)
+
+
+def _mean_divergence(config: ObjectiveConfig) -> Objective:
     def weighting(_: jax.Array, mask: jax.Array) -> Weighting:
         mean = _mean_weights(mask)
-        return Weighting({name: mean}, {name: {name: mean}, "cross_entropy": {"cross_entropy": mean}}, {})
+        metrics = {config.name: {"divergence": mean}, "cross_entropy": {"cross_entropy": mean}}
+        return Weighting({"divergence": mean}, metrics, {})
 
-    def terms(student_logits: jax.Array, teacher_logits: jax.Array, targets: jax.Array) -> Terms:
-        return {
-            name: divergence(student_logits=student_logits, teacher_logits=teacher_logits, temperature=temperature),
-            "cross_entropy": losses.cross_entropy(student_logits=student_logits, targets=targets),
-        }
-
-    return Objective(weighting, terms, needs_teacher_probability=False)
+    return Objective(weighting, _of(config, config.name), needs_teacher_probability=False)
 
 
-def _cross_entropy() -> Objective:
+def _cross_entropy(config: ObjectiveConfig) -> Objective:
     def weighting(_: jax.Array, mask: jax.Array) -> Weighting:
         mean = {"cross_entropy": _mean_weights(mask)}
         return Weighting(mean, {"cross_entropy": mean}, {})
 
-    def terms(student_logits: jax.Array, _: jax.Array, targets: jax.Array) -> Terms:
-        return {"cross_entropy": losses.cross_entropy(student_logits=student_logits, targets=targets)}
+    return Objective(weighting, _of(config, "forward_kl"), needs_teacher_probability=False)
 
-    return Objective(weighting, terms, needs_teacher_probability=False)
+
+def _parts_metrics(mean: jax.Array) -> dict[str, dict[str, jax.Array]]:
+    return {
+        "cross_entropy": {"cross_entropy": mean},
+        "target_kd": {"target_kd": mean},
+        "diversity_kd": {"diversity_kd": mean},
+    }
+
+
+def _decoupled_kd(config: ObjectiveConfig) -> Objective:
+    def weighting(_: jax.Array, mask: jax.Array) -> Weighting:
+        mean = _mean_weights(mask)
+        loss = {"target_kd": config.target_weight * mean, "diversity_kd": config.diversity_weight * mean}
+        return Weighting(loss, _parts_metrics(mean), {})
+
+    return Objective(weighting, _of(config, _decoupled_name(config)), needs_teacher_probability=False)
+
+
+def _uncertainty_weighted_kl(config: ObjectiveConfig) -> Objective:
+    def weighting(target_log_probs: jax.Array, mask: jax.Array) -> Weighting:
+        mean = _mean_weights(mask)
+        uncertainty = -jnp.expm1(target_log_probs)
+        certain = uncertainty <= 0
+        damping = jnp.where(certain, 0.0, jnp.where(certain, 1.0, uncertainty) ** config.gamma)
+        loss = {"target_kd": mean, "diversity_kd": damping * mean}
+        scalars = {"uncertainty_mean": jnp.sum(jnp.where(mask, uncertainty, 0.0) * mean)}
+        return Weighting(loss, _parts_metrics(mean), scalars)
+
+    return Objective(weighting, _of(config, "forward_kl"), needs_teacher_probability=True)
 
 
 def _atkd(config: ObjectiveConfig) -> Objective:
@@ -73,22 +86,12 @@ def _atkd(config: ObjectiveConfig) -> Objective:
         loss, metrics = jax.tree.map(lambda weights: weights * share, (gates.loss, gates.metrics))
         return Weighting(loss, metrics, jax.tree.map(jnp.mean, gates.scalars))
 
-    def terms(student_logits: jax.Array, teacher_logits: jax.Array, targets: jax.Array) -> Terms:
-        parts = losses.decoupled_terms(
-            student_logits=student_logits,
-            teacher_logits=teacher_logits,
-            targets=targets,
-            temperature=config.temperature,
-            direction=config.direction,
-        )
-        cross_entropy = (
-            -parts.student_target_log_prob
-            if config.temperature == 1.0
-            else losses.cross_entropy(student_logits=student_logits, targets=targets)
-        )
-        return {"target_kd": parts.target_kd, "diversity_kd": parts.diversity_kd, "cross_entropy": cross_entropy}
+    weighting = one_gate if config.gate_scope == "global" else per_microbatch
+    return Objective(weighting, _of(config, _decoupled_name(config)), needs_teacher_probability=True)
 
-    return Objective(one_gate if config.gate_scope == "global" else per_microbatch, terms, True)
+
+def _decoupled_name(config: ObjectiveConfig) -> str:
+    return config.divergence or f"{config.direction}_kl"
 
 
 def _atkd_weighting(
@@ -127,3 +130,12 @@ def _mixed_with_cross_entropy(distillation: Objective, cross_entropy_weight: flo
         return inner._replace(loss=loss)
 
     return distillation._replace(weighting=weighting)
+
+
+# What is not here is the mean of the divergence of its name over the counted tokens.
+OBJECTIVES: dict[str, Callable[[ObjectiveConfig], Objective]] = {
+    "atkd": _atkd,
+    "cross_entropy": _cross_entropy,
+    "decoupled_kd": _decoupled_kd,
+    "uncertainty_weighted_kl": _uncertainty_weighted_kl,
+}

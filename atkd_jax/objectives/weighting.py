@@ -15,7 +15,7 @@ Terms = Mapping[str, jax.Array]
 
 
 class Weighting(NamedTuple):
-    """What multiplies each term at each token.
+    """What multiplies each term at each token. Terms are those of `losses.linear_weighted_sum`.
 
     Attributes:
       loss: term -> float32 `[...]`; the loss is the sum of weight times term over terms and tokens.
@@ -28,18 +28,34 @@ class Weighting(NamedTuple):
     scalars: dict[str, jax.Array]
 
 
+class Divergence(NamedTuple):
+    """Which divergence the terms are of.
+
+    Attributes:
+      name: one of `losses.linear_divergence`.
+      beta: of generalized_jsd.
+      alpha: of the skewed KLs.
+      temperature: divides both models' logits.
+    """
+
+    name: str = "forward_kl"
+    beta: float = 0.5
+    alpha: float = 0.1
+    temperature: float = 1.0
+
+
 class Objective(NamedTuple):
-    """How tokens are weighted and which per-token terms the weights multiply.
+    """How tokens are weighted and which divergence the weights' terms are of.
 
     Attributes:
       weighting: `(teacher_target_log_probs, mask) -> Weighting`, both `[...]`.
-      terms: `(student_logits, teacher_logits, targets) -> Terms`; logits are `[..., vocab]`.
+      divergence: what "divergence", "target_kd" and "diversity_kd" mean.
       needs_teacher_probability: whether `weighting` reads its first argument. Where it does not, the teacher's pass
         may leave it out.
     """
 
     weighting: Callable[[jax.Array, jax.Array], Weighting]
-    terms: Callable[[jax.Array, jax.Array, jax.Array], Terms]
+    divergence: Divergence
     needs_teacher_probability: bool
 
 
@@ -49,35 +65,3 @@ def weighted_sum(weights: Mapping[str, jax.Array], terms: Terms) -> jax.Array:
     for name, weight in weights.items():
         total += jnp.sum(jnp.where(weight != 0, weight * terms[name], 0.0))
     return total
-
-
-def evaluate_terms(
-    objective: Objective,
-    weighting: Weighting,
-    *,
-    student_logits: jax.Array,
-    teacher_logits: jax.Array,
-    targets: jax.Array,
-    mask: jax.Array,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns a micro-batch's share of the loss and of the metrics.
-
-    Shares of the parts of a batch add up to the whole batch's numbers. The teacher gets no gradient. Logits where
-    `mask` is false are replaced before any softmax, so that whatever stands there, NaN included, is never read.
-
-    Args:
-      objective: Which terms there are.
-      weighting: The slice of the step's weights that belongs to these tokens.
-      student_logits: `[..., vocab]`, float32 or bfloat16.
-      teacher_logits: `[..., vocab]`.
-      targets: int32 `[...]`.
-      mask: bool `[...]`, true where a token counts.
-    """
-    counted = mask[..., None]
-    terms = objective.terms(
-        jnp.where(counted, student_logits, 0),
-        jax.lax.stop_gradient(jnp.where(counted, teacher_logits, 0)),
-        jnp.where(mask, targets, 0),
-    )
-    metrics = {name: weighted_sum(weights, jax.lax.stop_gradient(terms)) for name, weights in weighting.metrics.items()}
-    return weighted_sum(weighting.loss, terms), metrics

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
-from atkd_jax import losses
 from atkd_jax.models.decoder import Decoder
-from atkd_jax.objectives import map_counted, project
+from atkd_jax.objectives import target_log_probs
 
 
 class TeacherSignal(NamedTuple):
@@ -34,7 +34,7 @@ def teacher_signal(
     mask: jax.Array,
     vocab_size: int,
     with_target_log_probs: bool,
-    chunk_tokens: int | None = None,
+    mesh: Mesh | None = None,
 ) -> TeacherSignal:
     """Runs the teacher over the micro-batches, one after the other.
 
@@ -46,27 +46,20 @@ def teacher_signal(
         mask: bool, the same shape, true where a token counts.
         vocab_size: The tokenizer's number of ids; columns of the head beyond it are padding.
         with_target_log_probs: False spares the product with the head.
-        chunk_tokens: How many counted tokens go through the head at once; None takes all tokens in one piece.
+        mesh: Rows and the head's columns are split over its devices; None or a single device splits nothing.
     """
     teacher = nnx.merge(graphdef, params)
-    head = teacher.head_matrix()[:, :vocab_size]
-
-    def log_probs(part: tuple[jax.Array, jax.Array], counted: jax.Array) -> jax.Array:
-        hidden, part_targets = part
-        logits = jnp.where(counted[..., None], project(hidden, head), 0)
-        return losses.target_log_prob(logits=logits, targets=jnp.where(counted, part_targets, 0))
+    head = teacher.head_matrix()
 
     def one(part: tuple[dict[str, jax.Array], jax.Array, jax.Array]) -> TeacherSignal:
         inputs, part_targets, part_mask = part
         hidden = teacher.hidden_states(**inputs)
         if not with_target_log_probs:
             return TeacherSignal(hidden, jnp.zeros(part_mask.shape, jnp.float32))
-        if chunk_tokens is None:
-            found = jnp.where(part_mask, log_probs((hidden, part_targets), part_mask), 0.0)
-        else:
-            flat = hidden.reshape(-1, hidden.shape[-1]), part_targets.reshape(-1)
-            found = map_counted(log_probs, flat, part_mask.reshape(-1), chunk_tokens=chunk_tokens)
-        return TeacherSignal(hidden, found.reshape(part_mask.shape))
+        found = target_log_probs(
+            hidden=hidden, head=head, targets=part_targets, mask=part_mask, vocab_size=vocab_size, mesh=mesh
+        )
+        return TeacherSignal(hidden, found)
 
     parts = ({name: batch[name] for name in ("tokens", "positions", "segment_ids")}, targets, mask)
     if mask.shape[0] == 1:  # Without a loop around it, the compiler shares what it can with the loss.

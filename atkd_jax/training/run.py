@@ -39,7 +39,6 @@ class _Models(NamedTuple):
     teacher_params: Any
     student_graph: nnx.GraphDef[Decoder]
     vocab_size: int
-    chunk_tokens: int | None
 
 
 def train(
@@ -127,9 +126,7 @@ def _prepare(
     teacher_graph, teacher_params = nnx.split(teacher.model)
     student_graph, student_params = nnx.split(student)
     state = place_state(student_params, mesh=mesh, optimizer=optimizer, seed=config.seed)
-    # Counted tokens are gathered from one device's rows only; rows on many devices stay where they are.
-    chunk_tokens = config.training.chunk_tokens if mesh.size == 1 else None
-    models = _Models(teacher_graph, teacher_params, student_graph, len(teacher.tokenizer), chunk_tokens)
+    models = _Models(teacher_graph, teacher_params, student_graph, len(teacher.tokenizer))
     return models, state, optimizer
 
 
@@ -149,7 +146,8 @@ def _run(
         objective=make_objective(config.objective),
         optimizer=optimizer,
         vocab_size=models.vocab_size,
-        chunk_tokens=models.chunk_tokens,
+        chunk_tokens=config.training.chunk_tokens,
+        mesh=mesh,
         microbatches=config.training.microbatches,
         schedule=learning_rate_schedule(config.optimizer, steps=config.training.steps),
     )
@@ -218,8 +216,8 @@ def _teacher_seconds(config: Config, mesh: Mesh, models: _Models) -> float:
             targets=ones,
             mask=ones > 0,
             vocab_size=models.vocab_size,
-            chunk_tokens=models.chunk_tokens,
-            with_target_log_probs=config.objective.name != "cross_entropy",
+            mesh=mesh,
+            with_target_log_probs=make_objective(config.objective).needs_teacher_probability,
         )
         return signal.target_log_probs.sum() + signal.hidden.sum().astype(jnp.float32)
 

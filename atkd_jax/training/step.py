@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 from atkd_jax.models.decoder import Decoder
-from atkd_jax.objectives import Objective, Tokens, head_loss, next_token_targets
+from atkd_jax.objectives import Heads, Objective, Tokens, head_loss, next_token_targets
 from atkd_jax.teachers import teacher_signal
 from atkd_jax.training.state import TrainState
 
@@ -26,7 +27,8 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     vocab_size: int,
     microbatches: int = 1,
-    chunk_tokens: int | None = None,
+    chunk_tokens: int = 512,
+    mesh: Mesh | None = None,
     schedule: optax.Schedule | None = None,
 ) -> TrainStep:
     """Returns `train_step(state, teacher_params, batch) -> (state, metrics)`, to be jitted by the caller.
@@ -42,7 +44,8 @@ def make_train_step(
         optimizer: What turns gradients into updates.
         vocab_size: The tokenizer's number of ids; columns of the heads beyond it are padding.
         microbatches: How many equal parts the rows are worked through in.
-        chunk_tokens: How many counted tokens go through the heads at once, see `head_loss`.
+        chunk_tokens: How many counted tokens go through the heads at once on a device, see `head_loss`.
+        mesh: Where rows and parameters are split over devices; None for one device.
         schedule: The optimizer's learning rate, which is then among the metrics.
     """
 
@@ -56,7 +59,7 @@ def make_train_step(
             mask=mask,
             vocab_size=vocab_size,
             with_target_log_probs=objective.needs_teacher_probability,
-            chunk_tokens=chunk_tokens,
+            mesh=mesh,
         )
         weighting = objective.weighting(signal.target_log_probs, mask)
         teacher_head = nnx.merge(teacher, teacher_params).head_matrix()
@@ -67,11 +70,10 @@ def make_train_step(
             return head_loss(
                 objective,
                 student_hidden=model.hidden_states(**inputs),
-                student_head=model.head_matrix(),
-                teacher_head=teacher_head,
+                heads=Heads(model.head_matrix(), teacher_head, vocab_size),
                 tokens=tokens,
-                vocab_size=vocab_size,
                 chunk_tokens=chunk_tokens,
+                mesh=mesh,
             )
 
         stacked = parts, Tokens(signal.hidden, targets, mask, weighting._replace(scalars={}))

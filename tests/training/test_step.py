@@ -50,7 +50,7 @@ def sgd():
     return optax.sgd(1.0)
 
 
-def run(models, batch, *, objective=None, microbatches=1, optimizer=None, steps=1, chunk_tokens=None):
+def run(models, batch, *, objective=None, microbatches=1, optimizer=None, steps=1, chunk_tokens=512):
     (student, params), (teacher, teacher_params) = models
     optimizer = optimizer or sgd()
     step = make_train_step(
@@ -151,7 +151,7 @@ def test_what_stands_in_uncounted_places_changes_nothing(models, batch):
     assert_same(run(models, batch), run(models, changed))
 
 
-@pytest.mark.parametrize(("fsdp", "tensor"), [(1, 1), (2, 1), (4, 2), (2, 2)])
+@pytest.mark.parametrize(("fsdp", "tensor"), [(1, 1), (2, 1), (4, 2), (2, 2), (1, 8)])
 def test_every_mesh_gives_one_devices_step(models, batch, fsdp, tensor):
     (student, params), (teacher, teacher_params) = models
     mesh = make_mesh(fsdp=fsdp, tensor=tensor)
@@ -163,6 +163,8 @@ def test_every_mesh_gives_one_devices_step(models, batch, fsdp, tensor):
         objective=make_objective(ObjectiveConfig()),
         optimizer=optimizer,
         vocab_size=VOCAB,
+        chunk_tokens=3,
+        mesh=mesh,
     )
     placed_teacher = jax.device_put(
         teacher_params, parameter_shardings(mesh, logical_axes(teacher_params), teacher_params)

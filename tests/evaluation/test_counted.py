@@ -3,7 +3,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atkd_jax.objectives.counted import counted_chunks, map_counted
+from atkd_jax.evaluation.counted import counted_chunks
 
 
 @given(mask=st.lists(st.booleans(), min_size=1, max_size=17), chunk_tokens=st.sampled_from([1, 3, 5, 40]))
@@ -16,11 +16,3 @@ def test_every_counted_token_has_one_turn_and_no_other_has_any(mask, chunk_token
         assert valid.any()
         seen += np.asarray(numbers)[np.asarray(valid)].tolist()
     assert seen == np.flatnonzero(mask).tolist()
-
-
-@given(mask=st.lists(st.booleans(), min_size=1, max_size=17), chunk_tokens=st.sampled_from([1, 3, 40]))
-def test_mapping_equals_the_function_on_all_tokens(mask, chunk_tokens):
-    mask = np.array(mask)
-    values = np.where(mask, np.arange(len(mask), dtype=np.float32) + 1, np.nan)
-    result = map_counted(lambda x, _: 2.0 * x, jnp.asarray(values), jnp.asarray(mask), chunk_tokens=chunk_tokens)
-    np.testing.assert_array_equal(result, np.where(mask, 2 * values, 0))

@@ -5,8 +5,7 @@ student's cost, are spared for them: tokens that count are taken first, and a lo
 Shapes stay static, the number of turns does not.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,24 +41,3 @@ def counted_chunks(mask: jax.Array, chunk_tokens: int) -> CountedChunks:
     order = jnp.pad(order, (0, -tokens % chunk_tokens))
     counted = jnp.sum(mask, dtype=jnp.int32)
     return CountedChunks(order, counted, (counted + chunk_tokens - 1) // chunk_tokens, chunk_tokens)
-
-
-def map_counted(
-    function: Callable[[Any, jax.Array], jax.Array], arrays: Any, mask: jax.Array, *, chunk_tokens: int
-) -> jax.Array:
-    """Returns `function(arrays, mask)` where the mask is true and 0 elsewhere, float32 `[tokens]`. It has no gradient.
-
-    Args:
-        function: Maps `[chunk, ...]` arrays and their mask to float32 `[chunk]`, each token by itself.
-        arrays: A tree of `[tokens, ...]`.
-        mask: bool `[tokens]`.
-        chunk_tokens: Tokens per turn; it changes memory and not the result.
-    """
-    chunks = counted_chunks(mask, chunk_tokens)
-
-    def body(turn: jax.Array, result: jax.Array) -> jax.Array:
-        numbers, valid = chunks.chunk(turn)
-        values = function(jax.tree.map(lambda array: array[numbers], arrays), valid)
-        return result.at[numbers].add(jnp.where(valid, values, 0.0))
-
-    return jax.lax.fori_loop(0, chunks.turns, body, jnp.zeros(mask.shape, jnp.float32))
