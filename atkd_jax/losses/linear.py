@@ -223,6 +223,7 @@ def _gated(question: Question, inputs: Inputs, hard_fraction, easy_weight, norma
         certainty = _certainty(inputs.teacher())
     else:
         certainty = terms.teacher_target_log_prob, terms.teacher_log_uncertainty
+    certainty = jax.lax.stop_gradient(certainty)
     log_probs, mask = gathered((certainty[0], inputs.mask), token_axes)
     hard = hard_token_mask(target_log_probs=log_probs, mask=mask, hard_fraction=hard_fraction)
     weights = atkd_token_weights(hard=hard, mask=mask, easy_weight=easy_weight, normalizer=normalizer)

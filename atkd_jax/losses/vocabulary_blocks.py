@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -217,8 +218,9 @@ def over_chunks(
 
     def part_of(turn) -> tuple[jax.Array, Any]:
         places = turn * size + jnp.arange(size)
-        numbers = jnp.where(places < counted.number, order[places], count)
-        return numbers, jax.tree.map(lambda array: array.at[numbers].get(mode="fill", fill_value=0), arrays)
+        numbers = jnp.where(places < counted.number, jnp.take(order, places), count)
+        read = partial(jnp.take, indices=numbers, axis=0, mode="fill", fill_value=0)
+        return numbers, jax.tree.map(read, arrays)
 
     def one_turn(turn, state):
         carry, results = state

@@ -1,57 +1,17 @@
 """The linear forms against the full ones and NumPy: whatever the blocks, chunks, padding, widths, caps and meshes."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import PartitionSpec
+from linear_cases import assert_same, differentiated, logits_of, random_case, value_and_gradients
 
 from atkd_jax import losses
 
 SHARES = {"generalized_jsd": "beta", "skewed_forward_kl": "alpha", "skewed_reverse_kl": "alpha"}
 NAMES = ("forward_kl", "reverse_kl", "generalized_jsd", "total_variation", "skewed_forward_kl", "skewed_reverse_kl")
-
-
-def random_case(seed=0, shape=(2, 5), widths=(4, 6), vocabulary=11, bias=False):
-    """Returns the arrays by the names of the arguments."""
-    rng = np.random.default_rng(seed)
-    case = {"targets": rng.integers(0, vocabulary, shape).astype(np.int32), "mask": rng.uniform(size=shape) < 0.7}
-    for name, width in zip(("student", "teacher"), widths, strict=True):
-        case[f"{name}_hidden"] = rng.normal(size=(*shape, width)).astype(np.float32)
-        case[f"{name}_head"] = rng.normal(size=(width, vocabulary)).astype(np.float32)
-        if bias:
-            case[f"{name}_bias"] = rng.normal(size=vocabulary).astype(np.float32)
-    return case
-
-
-def logits_of(case, name, *, softcap=None, vocab_size=None):
-    logits = case[f"{name}_hidden"] @ case[f"{name}_head"]
-    if f"{name}_bias" in case:
-        logits = logits + jnp.broadcast_to(case[f"{name}_bias"], logits.shape)
-    if softcap is not None:
-        logits = softcap * jnp.tanh(logits / softcap)
-    return logits[..., :vocab_size]
-
-
-def differentiated(case):
-    return {name: array for name, array in case.items() if name.startswith("student")}
-
-
-def value_and_gradients(function, case):
-    """Returns the value and the gradients by the student's hidden states, head and bias."""
-    rest = {name: array for name, array in case.items() if not name.startswith("student")}
-    return jax.jit(jax.value_and_grad(lambda student: function(**student, **rest)))(differentiated(case))
-
-
-def assert_same(mine, theirs, rtol=2e-5):
-    np.testing.assert_allclose(mine[0], theirs[0], rtol=rtol)
-    for name in theirs[1]:
-        scale = np.abs(theirs[1][name]).max()
-        np.testing.assert_allclose(mine[1][name], theirs[1][name], rtol=1e-4, atol=1e-5 * scale, err_msg=name)
 
 
 def full_atkd(temperature=1.0, caps=(None, None), vocab_size=None, **options):
@@ -73,21 +33,25 @@ def linear_atkd(**options):
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 @pytest.mark.parametrize(("block_words", "chunk_tokens"), [(11, 10), (4, 10), (3, 4), (1, 1), (64, 64)])
-def test_atkd_is_that_of_the_full_logits_whatever_the_cut(direction, block_words, chunk_tokens):
+@pytest.mark.parametrize("keep_logits", [True, False])
+def test_atkd_is_that_of_the_full_logits_whatever_the_cut(direction, block_words, chunk_tokens, keep_logits):
     case = random_case()
-    cut = {"block_words": block_words, "chunk_tokens": chunk_tokens}
+    cut = {"block_words": block_words, "chunk_tokens": chunk_tokens, "keep_logits": keep_logits}
     mine = value_and_gradients(linear_atkd(direction=direction, **cut), case)
     assert_same(mine, value_and_gradients(full_atkd(direction=direction), case))
 
 
-def test_bias_softcaps_temperature_and_padded_heads_of_different_widths():
+@pytest.mark.parametrize("keep_logits", [True, False])
+def test_bias_softcaps_temperature_and_padded_heads_of_different_widths(keep_logits):
     case = random_case(1, bias=True)
     for name, columns in (("student", 3), ("teacher", 6)):
         case[f"{name}_head"] = np.pad(case[f"{name}_head"], ((0, 0), (0, columns)), constant_values=7.0)
         case[f"{name}_bias"] = np.pad(case[f"{name}_bias"], (0, columns), constant_values=7.0)
     caps = {"student_softcap": 3.0, "teacher_softcap": 2.0}
     options = {"temperature": 1.5, "vocab_size": 11, "hard_fraction": 0.3, "normalizer": "total_tokens"}
-    mine = value_and_gradients(linear_atkd(block_words=4, chunk_tokens=3, **caps, **options), case)
+    mine = value_and_gradients(
+        linear_atkd(block_words=4, chunk_tokens=3, keep_logits=keep_logits, **caps, **options), case
+    )
     plain = value_and_gradients(full_atkd(caps=(3.0, 2.0), **options), case)
     for gradients in (mine[1], plain[1]):
         assert not np.asarray(gradients["student_head"])[:, 11:].any()
@@ -115,37 +79,19 @@ def test_terms_agree_with_numpy(oracle, seed, block_words, vocabulary, direction
         np.testing.assert_allclose(np.asarray(mine)[mask], theirs[mask], rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize(
-    ("name", "share"), [(name, share) for name in NAMES for share in (0.0, 0.3, 1.0) if name in SHARES or share == 0.3]
-)
-def test_divergences_are_those_of_the_full_logits(name, share):
-    case = random_case(2)
-    case.pop("targets")
-    extra = {SHARES[name]: share} if name in SHARES else {}
-
-    def full(**case):
-        student, teacher = logits_of(case, "student"), logits_of(case, "teacher")
-        values = getattr(losses, name)(student_logits=student, teacher_logits=teacher, temperature=0.7, **extra)
-        return jnp.sum(jnp.where(case["mask"], values, 0)) / jnp.sum(case["mask"]).astype(jnp.float32)
-
-    def linear(**case):
-        options = {"temperature": 0.7, "block_words": 4, "chunk_tokens": 3}
-        return losses.linear_divergence(**case, divergence=name, **extra, **options)[0]
-
-    assert_same(value_and_gradients(linear, case), value_and_gradients(full, case))
-
-
-def test_cross_entropy_needs_no_teacher():
-    case = {name: array for name, array in random_case(3).items() if not name.startswith("teacher")}
-
-    def full(**case):
-        values = losses.cross_entropy(student_logits=logits_of(case, "student"), targets=case["targets"])
-        return jnp.sum(jnp.where(case["mask"], values, 0)) / jnp.sum(case["mask"]).astype(jnp.float32)
-
-    def linear(**case):
-        return losses.linear_divergence(**case, divergence="cross_entropy", block_words=4, chunk_tokens=3)[0]
-
-    assert_same(value_and_gradients(linear, case), value_and_gradients(full, case))
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("keep_logits", [True, False])
+def test_the_gate_sits_on_every_divergence(name, keep_logits):
+    """With a temperature, at which the gate does not read; and each token's terms are those of the whole logits."""
+    case, options = random_case(10), {"divergence": name, "beta": 0.3, "alpha": 0.2, "temperature": 1.5}
+    cut = {"block_words": 4, "chunk_tokens": 3}
+    mine = value_and_gradients(linear_atkd(keep_logits=keep_logits, **cut, **options), case)
+    assert_same(mine, value_and_gradients(full_atkd(**options), case))
+    terms = losses.linear_decoupled_terms(**case, **cut, **options)
+    logits = {f"{model}_logits": logits_of(case, model) for model in ("student", "teacher")}
+    plain = losses.decoupled_divergence(**logits, targets=case["targets"], **options)
+    for one, other in zip(terms, plain, strict=True):
+        np.testing.assert_allclose(np.asarray(one)[case["mask"]], np.asarray(other)[case["mask"]], rtol=1e-5, atol=1e-6)
 
 
 def test_any_weighting_composes_outside_of_the_primitive():
@@ -253,45 +199,6 @@ def test_bfloat16_hidden_states_and_heads():
         assert error < 2.0**-7
 
 
-@pytest.mark.parametrize("mesh_shape", [(8, 1), (4, 2), (2, 4), (1, 8)])
-@pytest.mark.parametrize("check_vma", [True, False])
-def test_heads_that_are_split_over_devices(mesh_shape, check_vma):
-    """Tokens over one axis, vocabulary over the other: the value and gradient of one device, and no gathered logits."""
-    case = random_case(9, (8, 3), vocabulary=48)
-    mesh = jax.make_mesh(mesh_shape, ("data", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-    rows, columns = PartitionSpec("data"), PartitionSpec(None, "tensor")
-    specs = {name: columns if name.endswith("head") else rows for name in case}
-
-    @partial(jax.shard_map, mesh=mesh, in_specs=(specs,), out_specs=(rows, rows), check_vma=check_vma)
-    def local(case):
-        cut = {"block_words": 5, "chunk_tokens": 4, "vocab_axis": "tensor"}
-        terms = losses.linear_decoupled_terms(**case, **cut)
-        case = {name: array for name, array in case.items() if name != "targets"}
-        return terms, losses.linear_divergence(**case, divergence="generalized_jsd", per_token=True, **cut)[0]
-
-    def weighted(terms, jsd, mask):
-        hard = losses.hard_token_mask(target_log_probs=terms.teacher_target_log_prob, mask=mask)
-        on_target, on_diversity = losses.atkd_token_weights(hard=hard, mask=mask)
-        loss = jnp.where(mask, on_target * terms.target_kd + on_diversity * terms.diversity_kd, 0)
-        return jnp.sum(loss) + jnp.sum(jsd)
-
-    def full(**case):
-        logits = {f"{name}_logits": logits_of(case, name) for name in ("student", "teacher")}
-        jsd = jnp.where(case["mask"], losses.generalized_jsd(**logits), 0)
-        return weighted(losses.decoupled_terms(**logits, targets=case["targets"]), jsd, case["mask"])
-
-    def split(**case):
-        return weighted(*local(case), case["mask"])
-
-    assert_same(value_and_gradients(split, case), value_and_gradients(full, case))
-    compiled = jax.jit(jax.grad(lambda student, rest: split(**student, **rest))).lower(
-        differentiated(case), {name: array for name, array in case.items() if name not in differentiated(case)}
-    )
-    logits = f"{8 // mesh_shape[0] * 3},48]"
-    gathered = [line for line in compiled.compile().as_text().splitlines() if "all-gather(" in line and logits in line]
-    assert not gathered
-
-
 def test_memory_does_not_grow_with_vocabulary_or_tokens():
     """Beside its outputs, the gradient needs blocks of logits; the logits of all would be 0.58 GiB here, twice."""
     shapes = {
@@ -350,11 +257,3 @@ class TestErrors:
             self.call(temperature=0)
         with pytest.raises(ValueError, match=r"a softcap must be a positive number or None, got -1\.0; None"):
             self.call(student_softcap=-1.0)
-
-    def test_divergence(self):
-        with pytest.raises(ValueError, match=r"divergence must be 'forward_kl' or .*, got 'kl'; choose"):
-            self.call(losses.linear_divergence, divergence="kl")
-        with pytest.raises(TypeError, match="linear_divergence: reverse_kl needs teacher_head, got None; pass it"):
-            self.call(losses.linear_divergence, divergence="reverse_kl", teacher_head=None)
-        with pytest.raises(TypeError, match="linear_divergence: cross_entropy needs targets, got None; pass it"):
-            self.call(losses.linear_divergence, divergence="cross_entropy", targets=None)

@@ -1,50 +1,41 @@
-"""What is kept of a token while blocks go by, and how tokens and words are cut."""
+"""How tokens and words are cut: every word of every counted token is seen once, in any cut."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from atkd_jax.losses.vocabulary_blocks import Model, Plan, all_varying, fold, gradient, unseen
-
-
-@given(st.lists(st.sampled_from([-1e4, -50.0, 0.0, 3.0, 1e4]), min_size=6, max_size=6), st.integers(0, 5))
-def test_running_facts_do_not_depend_on_the_blocks(logits, target):
-    logits, targets = np.array([logits], np.float32), np.array([target], np.int32)
-    margins = []
-    for words in (6, 3, 1):
-        rest = unseen(targets)
-        for first in range(0, 6, words):
-            rest, _ = rest.updated(jnp.asarray(logits[:, first : first + words]), jnp.asarray(targets - first))
-        margins.append(float(rest.margin()[0]))
-    others = np.float64(np.delete(logits[0], target))
-    expected = np.float64(logits[0, target]) - others.max() - np.log(np.exp(others - others.max()).sum())
-    np.testing.assert_allclose(margins, expected, rtol=1e-5, atol=1e-5)
+from atkd_jax.losses.vocabulary_blocks import Counted, Model, Plan, no_gradient, over_chunks
 
 
 @pytest.mark.parametrize("block_words", [1, 3, 5, 8])
 @pytest.mark.parametrize("chunk_tokens", [1, 2, 7, 9])
-def test_every_word_of_every_token_is_seen_once(block_words, chunk_tokens):
+@pytest.mark.parametrize("number", [0, 3, 7])
+@pytest.mark.parametrize("keep", [True, False])
+def test_every_word_of_every_counted_token_is_seen_once(block_words, chunk_tokens, number, keep):
     rng = np.random.default_rng(0)
     model = Model(rng.normal(size=(7, 3)).astype(np.float32), rng.normal(size=(3, 8)).astype(np.float32), None)
-    plan = Plan(5, block_words, chunk_tokens, 2.0, (None,), None)
-    targets = np.arange(7, dtype=np.int32)
+    plan = Plan(5, block_words, chunk_tokens, 2.0, (None,))
+    order = np.array([6, 1, 3, 0, 2, 4, 5], np.int32)
+    counts = np.isin(np.arange(7), order[:number])
 
-    def add(_, total, logits, column):
-        return total + jnp.sum(logits[0], axis=-1)
+    def add(total, block):
+        return total + jnp.sum(block.logits[0], axis=-1)
 
-    sums = fold(plan, (model,), targets, lambda targets: jnp.zeros(targets.shape), add, lambda total: total)
-    np.testing.assert_allclose(sums, 2 * (model.hidden @ model.head[:, :5]).sum(-1), rtol=1e-5, atol=1e-5)
-    by_model = gradient(plan, (model,), targets, lambda targets, logits, column: jnp.ones_like(logits[0]))
-    np.testing.assert_allclose(by_model.hidden, np.tile(2 * model.head[:, :5].sum(-1), (7, 1)), rtol=1e-5, atol=1e-5)
-    expected = np.tile(2 * model.hidden.sum(0)[:, None], (1, 8))
-    expected[:, 5:] = 0
-    np.testing.assert_allclose(by_model.head, expected, rtol=1e-5, atol=1e-5)
+    def chunk(totals, chunk, tokens):
+        start = jnp.zeros(tokens[0].shape)
+        sums, chunk = chunk.sweep_and_keep(add, start) if keep else (chunk.sweep(add, start), chunk)
+        totals, by_hidden = chunk.gradient(lambda block: tokens[1][:, None] * jnp.ones_like(block.logits[0]), totals)
+        return totals, (sums, by_hidden)
 
-
-def test_nothing_is_marked_outside_of_a_mapped_function():
-    tree = {"a": jnp.ones(3), "b": jnp.zeros((2, 2))}
-    marked = all_varying(tree)
-    assert all(one is other for one, other in zip(jax.tree.leaves(marked), jax.tree.leaves(tree), strict=True))
+    # Tokens that do not count have no cotangent, for where all fit into one chunk they are worked on with the others.
+    tokens = np.arange(7, dtype=np.int32), counts.astype(np.float32)
+    totals, (sums, by_hidden) = over_chunks(
+        plan, chunk, no_gradient(model), (model,), Counted(order, np.int32(number)), tokens
+    )
+    expected = 2 * (model.hidden @ model.head[:, :5]).sum(-1)
+    np.testing.assert_allclose(np.asarray(sums)[counts], expected[counts], rtol=1e-5, atol=1e-5)
+    by_all = 2 * counts[:, None] * model.head[:, :5].sum(-1)[None]
+    np.testing.assert_allclose(by_hidden, by_all, rtol=1e-5, atol=1e-5)
+    by_head = np.tile(2 * (counts[:, None] * model.hidden).sum(0)[:, None], (1, 8))
+    by_head[:, 5:] = 0
+    np.testing.assert_allclose(totals.head, by_head, rtol=1e-5, atol=1e-5)
