@@ -14,7 +14,7 @@ from atkd_jax.errors import InputError
 from atkd_jax.evaluation.metric_step import TokenMetrics, make_metric_step
 from atkd_jax.evaluation.report import TEACHER, Report, Scores
 from atkd_jax.models import Decoder, logical_axes
-from atkd_jax.sharding import parameter_shardings, replicated, row_sharding, rows_divisor, shard_batch
+from atkd_jax.sharding import parameter_shardings, replicated, row_sharding, row_share, rows_divisor, shard_batch
 
 Batch = Mapping[str, np.ndarray]
 
@@ -114,6 +114,6 @@ def _placed_rows(batch: Batch, mesh: Mesh | None) -> dict[str, Any]:
     if mesh is None:
         return dict(batch)
     # Rows of zeros are padding: segment 0, and no token counts.
-    own_share = max(1, rows_divisor(mesh) // jax.process_count())
+    own_share = rows_divisor(mesh) // row_share(mesh).count
     missing = -len(batch["tokens"]) % own_share
     return shard_batch(mesh, {name: np.pad(array, ((0, missing), (0, 0))) for name, array in batch.items()})
