@@ -20,6 +20,7 @@ FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 
 FORKING = """
 import json, os, sys, time, traceback
+import jax
 import atkd_jax.commands.evaluate, atkd_jax.commands.train
 from atkd_jax.commands.main import main
 
@@ -37,6 +38,7 @@ def child(order):
     except BaseException:
         traceback.print_exc()
     finally:
+        jax.distributed.shutdown()  # As at the end of a program that was not forked.
         sys.stdout.flush(), sys.stderr.flush()
         os._exit(code)
 

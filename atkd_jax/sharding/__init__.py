@@ -11,6 +11,7 @@ from atkd_jax.sharding.rules import (
     row_sharding,
     rows_divisor,
     shard_batch,
+    spread,
 )
 from atkd_jax.sharding.token_map import VOCAB_AXIS, even_columns, map_tokens
 
@@ -34,4 +35,5 @@ __all__ = [
     "row_share",
     "rows_divisor",
     "shard_batch",
+    "spread",
 ]

@@ -146,3 +146,16 @@ def test_evaluation_by_two_processes_is_that_by_one(launcher, tiny_run_words, wh
     assert one["counted_tokens"] == two["counted_tokens"]
     for name, scores in one["models"].items():
         assert two["models"][name] == pytest.approx(scores, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["scratch", "directory"])
+def test_students_that_are_not_pruned_start_alike_on_every_process(
+    launcher, tiny_run_words, tiny_teacher_directory, require_same_curve, tmp_path, start
+):
+    own = {"scratch": ["--student.size=0.3m"], "directory": [f"--student.directory={tiny_teacher_directory}"]}
+    words = [word for word in tiny_run_words if not word.startswith("--student")]
+    words += [f"--student.init={start}", "--student.layers=none", *own[start]]
+    launcher.finish([launcher.start([*words, f"--run_dir={tmp_path / 'one'}"])])
+    launcher.finish(launcher.start_many([*words, "--mesh.fsdp=2", f"--run_dir={tmp_path / 'two'}"], 2))
+    require_same_curve(tmp_path / "one", tmp_path / "two")
