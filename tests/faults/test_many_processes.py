@@ -5,8 +5,6 @@ import time
 import pytest
 from forked_runs import free_port, lines_of, wait_until
 
-ALL = [2, pytest.param(4, marks=pytest.mark.slow)]
-
 
 def begin_and_kill(launcher, words, run_dir, processes, *, after_lines=5, **arguments):
     """Starts a run of several processes and kills all of them when so many steps were taken."""
@@ -16,7 +14,8 @@ def begin_and_kill(launcher, words, run_dir, processes, *, after_lines=5, **argu
         run.kill()
 
 
-@pytest.mark.parametrize("processes", ALL)
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
 def test_a_run_that_was_killed_ends_with_the_bits_of_one_that_was_not(
     launcher, tiny_run_words, whole_runs, require_same_bits, require_same_curve, tmp_path, processes
 ):
