@@ -224,6 +224,23 @@ class MeshConfig(_Node):
     tensor: int = Field(default=1, ge=1, description="Heads, MLP width and vocabulary are split over this axis.")
 
 
+class DistributedConfig(_Node):
+    """Many processes of one run. In a cluster that jax knows there is nothing to set: it says all of it."""
+
+    coordinator_address: str | None = Field(
+        default=None, description="Host of process 0 and a free port on it, as host:port."
+    )
+    num_processes: int | None = Field(default=None, ge=1, description="How many processes there are.")
+    process_id: int | None = Field(default=None, ge=0, description="The number of this process, from 0.")
+    detect: bool = Field(
+        default=True,
+        description="Look for Slurm, Open MPI, Cloud TPU, GKE or Kubernetes, and take from it what is not set here.",
+    )
+    join_timeout_seconds: int = Field(
+        default=300, ge=1, description="How long the processes wait for each other at the start."
+    )
+
+
 class Config(_Node):
     """One run."""
 
@@ -244,3 +261,4 @@ class Config(_Node):
     evaluation: EvaluationConfig = EvaluationConfig()
     export: ExportConfig = ExportConfig()
     mesh: MeshConfig = MeshConfig()
+    distributed: DistributedConfig = DistributedConfig()

@@ -41,6 +41,7 @@ class Options:
 
 
 OptionsT = TypeVar("OptionsT", bound=Options)
+AnyT = TypeVar("AnyT")
 
 
 def parse_options(verb: str, options_class: type[OptionsT], words: Sequence[str], *, summary: str) -> OptionsT:
@@ -56,10 +57,19 @@ def parse_options(verb: str, options_class: type[OptionsT], words: Sequence[str]
         InputError: A word, a key or a value is not understood.
         SystemExit: With code 0, after `--help`.
     """
+    options, unknown = parse_own(verb, options_class, words, summary=summary)
+    if unknown:
+        raise InputError(_unknown_option(unknown, options_class, verb))
+    overrides = {name: _value(name, words) for name, words in _flatten(options.settings)}
+    return dataclasses.replace(options, settings=load_config(options.config, overrides))
+
+
+def parse_own(verb: str, options_class: type[AnyT], words: Sequence[str], *, summary: str) -> tuple[AnyT, list[str]]:
+    """What tyro makes of the words, and those that it does not know. For arguments and errors see `parse_options`."""
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            options, unknown = tyro.cli(
+            return tyro.cli(
                 options_class,
                 prog=f"launch.py {verb}",
                 description=summary,
@@ -72,10 +82,6 @@ def parse_options(verb: str, options_class: type[OptionsT], words: Sequence[str]
         if stop.code in (0, None):
             raise
         raise InputError(f"{COMMAND_LINE}: {_plain(complaint.getvalue())}") from None
-    if unknown:
-        raise InputError(_unknown_option(unknown, options_class, verb))
-    overrides = {name: _value(name, words) for name, words in _flatten(options.settings)}
-    return dataclasses.replace(options, settings=load_config(options.config, overrides))
 
 
 @dataclasses.dataclass(frozen=True)

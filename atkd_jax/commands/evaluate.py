@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from atkd_jax.commands.joining import join
 from atkd_jax.commands.progress_line import progress_line
 from atkd_jax.commands.run_directory import write_json
 from atkd_jax.commands.student import read_trained_student
@@ -19,15 +20,15 @@ from atkd_jax.config import Config
 from atkd_jax.data import EvaluationBatches, Examples, evaluation_batches, open_source, spaced_examples
 from atkd_jax.evaluation import Report, Sample, measure, render_table, sample_answers
 from atkd_jax.models import Decoder
-from atkd_jax.sharding import make_mesh
+from atkd_jax.sharding import make_mesh, row_share
 from atkd_jax.teachers import LoadedTeacher, load_teacher
 from atkd_jax.training.student import build_student
 
 
 def run(options: EvaluateOptions) -> None:
     """Measures, prints the table and the samples, and keeps both in the run directory as evaluation.json."""
-    config = options.settings
-    console = Console()
+    config = join(options.settings)
+    console = Console(quiet=jax.process_index() != 0)
     began = time.monotonic()
     teacher = load_teacher(config.teacher, cache_dir=config.cache_dir, report=console.print)
     students, step = _students(config, teacher, with_run=options.run)
@@ -83,6 +84,7 @@ def _students(config: Config, teacher: LoadedTeacher, *, with_run: bool) -> tupl
 
 
 def _batches(config: Config, examples: Examples, tokenizer: Any) -> EvaluationBatches:
+    share = row_share(make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor))
     return evaluation_batches(
         examples,
         tokenizer,
@@ -91,8 +93,8 @@ def _batches(config: Config, examples: Examples, tokenizer: Any) -> EvaluationBa
         batch_size=config.evaluation.batch_size,
         packing=config.data.packing,
         overlong=config.data.overlong,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=share.index,
+        process_count=share.count,
     )
 
 

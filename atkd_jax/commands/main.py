@@ -7,13 +7,14 @@ import importlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 
 import absl.logging
 
 from atkd_jax import config_fields
-from atkd_jax.commands.command_line import parse_options
-from atkd_jax.commands.verbs import VERBS
+from atkd_jax.commands.verbs import VERBS, parse_verb
 from atkd_jax.errors import InputError
 
 # Orbax logs the traceback of whatever it raises as well, and a raised error is told in one sentence here.
@@ -22,6 +23,7 @@ logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 # transformers advises at every start to install torch, which nothing here needs.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
+FAULT = 1
 INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
 BAD_INPUT = 2
 
@@ -40,6 +42,20 @@ def main(words: Sequence[str]) -> int:
         print(_overview())
         return 0
     try:
+        code = _code_of(words)
+    except Exception:
+        if _one_of_many() is None:
+            raise
+        traceback.print_exc()
+        code = FAULT
+    many = _one_of_many()
+    if many is not None and code:
+        many.leave_after_error(code)
+    return code
+
+
+def _code_of(words: Sequence[str]) -> int:
+    try:
         _run(words)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -51,9 +67,16 @@ def main(words: Sequence[str]) -> int:
         sentence = _sentence(error)
         if sentence is None:
             raise
-        print(sentence, file=sys.stderr)
+        many = _one_of_many()
+        print(f"{many.process_name() if many else ''}{sentence}", file=sys.stderr)
         return BAD_INPUT
     return 0
+
+
+def _one_of_many() -> ModuleType | None:
+    """The module that knows the other processes, where there are any; a verb that needs no jax does not load it."""
+    module = sys.modules.get("atkd_jax.sharding")
+    return module if module is not None and module.process_name() else None
 
 
 def _run(words: Sequence[str]) -> None:
@@ -64,7 +87,7 @@ def _run(words: Sequence[str]) -> None:
         near = config_fields.nearest(verb, VERBS)
         hint = f"the nearest is {near}" if near else f"the verbs are {', '.join(VERBS)}"
         raise InputError(f"launch.py: unknown verb {verb}; {hint}.")
-    options = parse_options(verb, VERBS[verb].options, rest, summary=VERBS[verb].summary)
+    options = parse_verb(verb, rest)
     importlib.import_module(f"atkd_jax.commands.{verb}").run(options)
 
 

@@ -10,7 +10,7 @@ from flax import nnx
 from atkd_jax.config import Config, StudentConfig
 from atkd_jax.interop import read_config
 from atkd_jax.models import Decoder, DecoderConfig, sized_config
-from atkd_jax.training.checkpoints import read_student_params
+from atkd_jax.training.reading import read_student_params
 
 
 def student_shape(config: StudentConfig, *, teacher: DecoderConfig) -> DecoderConfig:

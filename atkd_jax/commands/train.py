@@ -4,6 +4,7 @@ import jax
 from rich.console import Console
 
 from atkd_jax.commands.dry_run import print_dry_run
+from atkd_jax.commands.joining import join
 from atkd_jax.commands.run_directory import write_run_facts
 from atkd_jax.commands.verbs import TrainOptions
 from atkd_jax.training.run import train
@@ -15,11 +16,11 @@ def run(options: TrainOptions) -> None:
     Raises:
         SystemExit: 128 and the signal's number, as a shell counts, where a signal ended the run early.
     """
-    config = options.settings
-    console = Console()
     if options.dry_run:
-        print_dry_run(config, console=console)
+        print_dry_run(options.settings, console=Console())
         return
+    config = join(options.settings)
+    console = Console(quiet=jax.process_index() != 0)
 
     def keep_facts() -> None:
         if jax.process_index() == 0:

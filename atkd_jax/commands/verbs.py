@@ -7,11 +7,13 @@ work, so that `--help` imports no jax.
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from atkd_jax.commands.command_line import Options
+from atkd_jax.commands.command_line import Options, parse_options, parse_own
+from atkd_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +58,23 @@ class GenerateOptions(Options):
     """Draw from the fewest likeliest tokens that have this probability together."""
 
 
+@dataclasses.dataclass(frozen=True)
+class LocalOptions:
+    """Of `local`, which starts another verb and takes no config itself."""
+
+    processes: int = 2
+    """How many processes."""
+    devices_per_process: int = 1
+    """How many devices the CPU stands in for, in each process."""
+    command: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """The verb and its words."""
+
+
 class Verb(NamedTuple):
     """What the command line knows of a verb before it runs."""
 
     summary: str
-    options: type[Options] = Options
+    options: type[Any] = Options
 
 
 VERBS = {
@@ -69,4 +83,48 @@ VERBS = {
     "evaluate": Verb("Measure teacher, student before and student after on held-out examples.", EvaluateOptions),
     "generate": Verb("Answer a prompt with the run's student, or with its teacher.", GenerateOptions),
     "export": Verb("Write the run's student as a Hugging Face directory."),
+    "local": Verb(
+        "Run train or evaluate in several processes on this machine, on its CPU: local VERB ...", LocalOptions
+    ),
 }
+# The verbs that many processes can work on together.
+OF_MANY = ("train", "evaluate")
+
+
+def parse_verb(verb: str, words: Sequence[str]) -> Any:
+    """The options of a verb of the table.
+
+    Raises:
+        InputError: A word, a key or a value is not understood, or a verb of one process is told to be one of many.
+        SystemExit: With code 0, after `--help`.
+    """
+    if verb == "local":
+        return _parse_local(words)
+    options = parse_options(verb, VERBS[verb].options, words, summary=VERBS[verb].summary)
+    if verb not in OF_MANY and (options.settings.distributed.num_processes or 1) > 1:
+        raise InputError(
+            f"launch.py: {verb} is the work of one process, but distributed.num_processes is "
+            f"{options.settings.distributed.num_processes}; {' and '.join(OF_MANY)} can be shared among many."
+        )
+    return options
+
+
+def _parse_local(words: Sequence[str]) -> LocalOptions:
+    start = next((place for place, word in enumerate(words) if word in VERBS), len(words))
+    own, command = words[:start], tuple(words[start:])
+    options, unknown = parse_own("local", LocalOptions, own, summary=VERBS["local"].summary)
+    if unknown:
+        raise InputError(
+            f"launch.py: local does not take {unknown[0]}; the words of the verb that it starts come after that verb, "
+            f"which is {' or '.join(OF_MANY)}."
+        )
+    if not command or command[0] not in OF_MANY:
+        raise InputError(
+            f"launch.py: local needs the verb that it shall start, {' or '.join(OF_MANY)}, but "
+            f"{command[0] if command else 'none'} came."
+        )
+    for name in ("processes", "devices_per_process"):
+        if getattr(options, name) < 1:
+            raise InputError(f"command line: {name} must be at least 1, but {getattr(options, name)} came.")
+    parse_verb(command[0], command[1:])  # So that what is wrong with its words is told once, before anything starts.
+    return dataclasses.replace(options, command=command)

@@ -14,7 +14,15 @@ from atkd_jax.errors import InputError
 from atkd_jax.evaluation.metric_step import TokenMetrics, make_metric_step
 from atkd_jax.evaluation.report import TEACHER, Report, Scores
 from atkd_jax.models import Decoder, logical_axes
-from atkd_jax.sharding import parameter_shardings, replicated, row_sharding, rows_divisor, shard_batch
+from atkd_jax.sharding import (
+    parameter_shardings,
+    replicated,
+    row_sharding,
+    row_share,
+    rows_divisor,
+    shard_batch,
+    spread,
+)
 
 Batch = Mapping[str, np.ndarray]
 
@@ -107,13 +115,13 @@ def _vocab_size(models: Mapping[str, Decoder], wanted: int | None) -> int:
 def _placed(params: Any, mesh: Mesh | None) -> Any:
     if mesh is None:
         return params
-    return jax.device_put(params, parameter_shardings(mesh, logical_axes(params), params))
+    return spread(params, parameter_shardings(mesh, logical_axes(params), params))
 
 
 def _placed_rows(batch: Batch, mesh: Mesh | None) -> dict[str, Any]:
     if mesh is None:
         return dict(batch)
     # Rows of zeros are padding: segment 0, and no token counts.
-    own_share = max(1, rows_divisor(mesh) // jax.process_count())
+    own_share = rows_divisor(mesh) // row_share(mesh).count
     missing = -len(batch["tokens"]) % own_share
     return shard_batch(mesh, {name: np.pad(array, ((0, missing), (0, 0))) for name, array in batch.items()})

@@ -1,6 +1,8 @@
-"""Where arrays live: the device mesh, and the one table from logical axes to mesh axes."""
+"""Where arrays live and who takes part: device mesh, the one table from logical axes to mesh axes, processes."""
 
-from atkd_jax.sharding.mesh import make_mesh
+from atkd_jax.sharding.agreement import PendingSum, SumOverProcesses, gathered
+from atkd_jax.sharding.mesh import RowShare, make_mesh, row_share
+from atkd_jax.sharding.processes import join_processes, leave_after_error, process_name
 from atkd_jax.sharding.rules import (
     ROWS,
     parameter_sharding,
@@ -9,19 +11,29 @@ from atkd_jax.sharding.rules import (
     row_sharding,
     rows_divisor,
     shard_batch,
+    spread,
 )
 from atkd_jax.sharding.token_map import VOCAB_AXIS, even_columns, map_tokens
 
 __all__ = [
     "ROWS",
     "VOCAB_AXIS",
+    "PendingSum",
+    "RowShare",
+    "SumOverProcesses",
     "even_columns",
+    "gathered",
+    "join_processes",
+    "leave_after_error",
     "make_mesh",
     "map_tokens",
     "parameter_sharding",
     "parameter_shardings",
+    "process_name",
     "replicated",
     "row_sharding",
+    "row_share",
     "rows_divisor",
     "shard_batch",
+    "spread",
 ]

@@ -45,6 +45,22 @@ def parameter_shardings(mesh: Mesh, logical_axes: Any, shapes: Any) -> Any:
     return jax.tree.map(lambda leaf, names: parameter_sharding(mesh, names, leaf.shape), shapes, logical_axes)
 
 
+def spread(arrays: Any, shardings: Any) -> Any:
+    """Returns a tree of arrays where a tree of shardings says.
+
+    On several processes an array that each holds whole is cut without a transfer between hosts; it must be the same on
+    all of them.
+    """
+
+    def place(array: jax.Array, sharding: NamedSharding) -> jax.Array:
+        if jax.process_count() == 1 or not array.is_fully_addressable:
+            return jax.device_put(array, sharding)
+        whole = np.asarray(array)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    return jax.tree.map(place, arrays, shardings)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())

@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM ask the loop to save and stop; they do not tear it apart."""
 
 import signal
+from collections.abc import Mapping
 from types import FrameType
 
 
@@ -15,6 +16,17 @@ class Interruption:
     def __init__(self):
         self.requested: signal.Signals | None = None
         self._previous: dict[signal.Signals, object] = {}
+
+    @property
+    def asked(self) -> dict[str, int]:
+        """By name, 1 for the signal that came and 0 for the others; these can be added up over processes."""
+        return {number.name: int(number is self.requested) for number in self.SIGNALS}
+
+    @classmethod
+    def signal_of(cls, asked: Mapping[str, int]) -> signal.Signals | None:
+        """Returns the signal that asked some process to stop; SIGTERM goes before Ctrl-C."""
+        came = [number for number in cls.SIGNALS if asked.get(number.name)]
+        return came[-1] if came else None
 
     def __enter__(self) -> "Interruption":
         for number in self.SIGNALS:

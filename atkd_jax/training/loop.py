@@ -3,16 +3,17 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from atkd_jax.errors import InputError
+from atkd_jax.sharding import PendingSum
 from atkd_jax.training.checkpoints import Checkpoints
 from atkd_jax.training.interruption import Interruption
-from atkd_jax.training.metrics import MetricsWriter
+from atkd_jax.training.metrics import MetricsWriter, NoMetrics
 from atkd_jax.training.progress import ProgressLine
 from atkd_jax.training.state import TrainState
 
@@ -23,7 +24,16 @@ class Batches(Protocol):
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]: ...
     def __next__(self) -> dict[str, np.ndarray]: ...
     def get_state(self) -> Any:
-        """Returns the position after the last batch that was handed out, as JSON has it."""
+        """Returns the position after the last batch that was handed out, as JSON has it, over all processes."""
+        ...
+
+    @property
+    def numbers(self) -> Mapping[str, int]:
+        """What went through this process's rows so far."""
+        ...
+
+    def metrics(self, numbers: Mapping[str, int]) -> dict[str, float]:
+        """Returns what the log says of those numbers, added up over all processes."""
         ...
 
 
@@ -58,62 +68,88 @@ def run_loop(
     batches: Batches,
     *,
     place: Callable[[dict[str, np.ndarray]], dict[str, jax.Array]],
+    add_up: Callable[[Mapping[str, int]], PendingSum],
     settings: LoopSettings,
     checkpoints: Checkpoints,
-    metrics: MetricsWriter,
+    metrics: MetricsWriter | NoMetrics,
     progress: ProgressLine,
     config: dict[str, Any],
-    data_counts: Callable[[], dict[str, float]],
 ) -> Outcome:
     """Trains from `state.step` to the last step, or until a signal asks to stop.
 
     A step is dispatched before the numbers of the one before are read, so that the device never waits for the host.
+    A signal to any process stops all of them after the same step, the one after the step that it found at most.
 
     Args:
         step_function: The compiled step, teacher bound.
         state: Where to start; it is donated.
         batches: Where the data stands.
         place: Puts a host batch on the devices.
+        add_up: Starts to add numbers up over the processes, see `SumOverProcesses.start`.
         settings: How far, how often.
         checkpoints: Where the run is saved.
         metrics: Where its numbers go.
         progress: The line on the screen.
         config: The resolved config, stored in every checkpoint.
-        data_counts: Gives the data pipeline's numbers up to the last batch, which are written with that step's metrics.
 
     Raises:
         InputError: if a batch has no counted token, or too many steps in a row were not finite.
     """
     step = int(state.step)
     reader = _MetricsReader(settings, metrics, progress)
+    numbers = None
     with Interruption() as interruption:
-        while step < settings.steps and interruption.requested is None:
+        while step < settings.steps and not any(_asked(interruption, numbers).values()):
             batch = next(batches)
-            counts = data_counts()
+            numbers = add_up({**batches.numbers, **interruption.asked})
             state, values = step_function(state, place(batch))
             step += 1
-            reader.read_previous_then_keep(step, values, counts)
+            reader.read_previous_then_keep(step, values, numbers, batches.metrics)
             if step % settings.checkpoint_every_steps == 0 or step == settings.steps:
                 reader.finish()
                 checkpoints.save(state, step=step, data_state=batches.get_state(), config=config)
         reader.finish()
-        if interruption.requested is not None and step > 0:
+        stopped_by = interruption.signal_of(_asked(interruption, numbers)) if step < settings.steps else None
+        if stopped_by is not None and step > 0:
             checkpoints.save(state, step=step, data_state=batches.get_state(), config=config)
         checkpoints.wait()
-        return Outcome(state, interruption.requested if step < settings.steps else None)
+        return Outcome(state, stopped_by)
+
+
+def _asked(interruption: Interruption, numbers: PendingSum | None) -> Mapping[str, int]:
+    """Which signals came; on several processes, as of the last step that they all know of."""
+    if jax.process_count() == 1:
+        return interruption.asked
+    known = {} if numbers is None else numbers.read()
+    return {name: known.get(name, 0) for name in interruption.asked}
+
+
+class _Waiting(NamedTuple):
+    """A step whose numbers were not read yet."""
+
+    step: int
+    values: dict[str, jax.Array]
+    numbers: PendingSum
+    data_metrics: Callable[[Mapping[str, int]], dict[str, float]]
 
 
 class _MetricsReader:
     """Reads the numbers of a step while the next one runs."""
 
-    def __init__(self, settings: LoopSettings, metrics: MetricsWriter, progress: ProgressLine):
+    def __init__(self, settings: LoopSettings, metrics: MetricsWriter | NoMetrics, progress: ProgressLine):
         self._settings, self._metrics, self._progress = settings, metrics, progress
-        self._waiting: tuple[int, dict[str, jax.Array], dict[str, float]] | None = None
+        self._waiting: _Waiting | None = None
         self._last_seconds = time.monotonic()
 
-    def read_previous_then_keep(self, step: int, values: dict[str, jax.Array], counts: dict[str, float]) -> None:
+    def read_previous_then_keep(
+        self,
+        step: int,
+        values: dict[str, jax.Array],
+        numbers: PendingSum,
+        data_metrics: Callable[[Mapping[str, int]], dict[str, float]],
+    ) -> None:
         self.finish()
-        self._waiting = (step, values, counts)
+        self._waiting = _Waiting(step, values, numbers, data_metrics)
         # Dispatching was computing already, as with one CPU in place of several devices.
         if values["loss"].is_ready():  # pyright: ignore[reportAttributeAccessIssue]  # concrete arrays have it
             self.finish()
@@ -121,7 +157,7 @@ class _MetricsReader:
     def finish(self) -> None:
         if self._waiting is None:
             return
-        step, arrays, counts = self._waiting
+        step, arrays, numbers, data_metrics = self._waiting
         self._waiting = None
         values = {name: float(value) for name, value in jax.device_get(arrays).items()}
         now = time.monotonic()
@@ -133,7 +169,7 @@ class _MetricsReader:
             "teacher_share": min(self._settings.teacher_seconds / seconds, 1.0),
         }
         if step % self._settings.log_every_steps == 0 or step == self._settings.steps:
-            self._metrics.write(step, values | counts)
+            self._metrics.write(step, values | data_metrics(numbers.read()))
         if not math.isfinite(values["loss"]):
             self._progress.note(f"step {step}: the loss or its gradient is not finite; the step was skipped")
         self._progress.update(step, values)

@@ -2,11 +2,20 @@
 
 import json
 import math
+import time
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2, summary_pb2
 
 from atkd_jax.errors import InputError
+
+# protobuf makes these classes when it is imported.
+Event: Any = getattr(event_pb2, "Event")  # noqa: B009  pyright does not see them
+SessionLog: Any = getattr(event_pb2, "SessionLog")  # noqa: B009
+Summary: Any = getattr(summary_pb2, "Summary")  # noqa: B009
 
 
 class MetricsWriter:
@@ -21,20 +30,37 @@ class MetricsWriter:
         self._path = run_dir / "metrics.jsonl"
         _keep_lines_through(self._path, resumed_step)
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resumed_step + 1 if resumed_step else None)
+        board = run_dir / "tensorboard"
+        board.mkdir(exist_ok=True)
+        # Written here and not in SummaryWriter's thread, which ends when the clock jumps, and then blocks the run.
+        self._board = EventsWriter(str(board / "events"), filename_suffix=f".{uuid4().hex[:8]}")
+        if resumed_step:
+            start = SessionLog(status=SessionLog.START)
+            self._board.write_event(Event(step=resumed_step + 1, wall_time=time.time(), session_log=start))
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Writes one step's numbers; a number that is not finite becomes null in JSON."""
         line = {"step": step} | {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        numbers = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._board.write_event(Event(step=step, wall_time=time.time(), summary=Summary(value=numbers)))
+        self._board.flush()
 
     def close(self) -> None:
         """Closes both files."""
         self._file.close()
         self._board.close()
+
+
+class NoMetrics:
+    """Stands in for the writer where another process writes."""
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Writes nothing."""
+
+    def close(self) -> None:
+        """Closes nothing."""
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, float]]:

@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from atkd_jax.models import axes_of, logical_axes
-from atkd_jax.sharding import parameter_sharding, parameter_shardings, replicated
+from atkd_jax.sharding import parameter_sharding, parameter_shardings, replicated, spread
 from atkd_jax.training.state import TrainState, initial_state
 
 
@@ -27,7 +27,7 @@ def place_state(params: Any, *, mesh: Mesh, optimizer: optax.GradientTransformat
     """Returns the state before the first step, on its devices."""
     shardings = state_shardings(params, mesh=mesh, optimizer=optimizer)
     init = jax.jit(lambda params: initial_state(params, optimizer=optimizer, seed=seed), out_shardings=shardings)
-    return init(jax.device_put(params, shardings.params))
+    return init(spread(params, shardings.params))
 
 
 def state_shardings(params: Any, *, mesh: Mesh, optimizer: optax.GradientTransformation) -> TrainState:

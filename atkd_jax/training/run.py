@@ -15,20 +15,30 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from atkd_jax.config import Config
-from atkd_jax.data import TrainingBatches, open_source, training_batches
+from atkd_jax.data import open_source, training_batches
 from atkd_jax.errors import InputError
-from atkd_jax.interop import load_tokenizer, require_same_tokenizer
+from atkd_jax.interop import fetch_model, load_tokenizer, require_same_tokenizer
 from atkd_jax.models import Decoder
 from atkd_jax.objectives import make_objective
-from atkd_jax.sharding import make_mesh, row_sharding, rows_divisor, shard_batch
+from atkd_jax.sharding import (
+    SumOverProcesses,
+    make_mesh,
+    replicated,
+    row_sharding,
+    row_share,
+    rows_divisor,
+    shard_batch,
+)
 from atkd_jax.teachers import LoadedTeacher, load_teacher, teacher_signal
-from atkd_jax.training.checkpoints import Checkpoints, abstract_state_like
+from atkd_jax.training.checkpoints import Checkpoints
 from atkd_jax.training.loop import LoopSettings, Outcome, run_loop
-from atkd_jax.training.metrics import MetricsWriter
+from atkd_jax.training.metrics import MetricsWriter, NoMetrics
 from atkd_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from atkd_jax.training.placement import place_state, placing_on
 from atkd_jax.training.progress import ProgressLine
 from atkd_jax.training.same_run import require_same_run
+from atkd_jax.training.shared_batches import SharedBatches
+from atkd_jax.training.shared_directory import require_shared_directory, turn_on_this_host
 from atkd_jax.training.state import TrainState
 from atkd_jax.training.step import make_train_step
 from atkd_jax.training.student import build_student
@@ -61,19 +71,22 @@ def train(
     report = partial(console.print, highlight=False, soft_wrap=True)
     mesh = make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
     _check(config, mesh)
+    with turn_on_this_host(config.cache_dir):
+        fetch_model(config.teacher.model, cache_dir=config.cache_dir, report=report)
     teacher = load_teacher(config.teacher, cache_dir=config.cache_dir, place=placing_on(mesh), report=report)
-    batches = open_batches(config, teacher.tokenizer)
+    batches = open_batches(config, teacher.tokenizer, mesh)
     models, state, optimizer = _prepare(config, mesh, teacher)
+    require_shared_directory(config.run_dir)
     with (
         closing(batches),
         Checkpoints(config.run_dir / "checkpoints", keep=config.checkpoint.keep) as checkpoints,
     ):
-        if (step := checkpoints.newest_step()) is not None:
-            restored = checkpoints.restore(abstract_state_like(state))
+        restored = checkpoints.restore_newest(state, report=report)
+        if restored is not None:
             require_same_run(restored.config, config)
             state = restored.state
             batches.set_state(restored.data_state)
-            report(f"Going on from step {step} of {config.run_dir}.")
+            report(f"Going on from step {int(state.step)} of {config.run_dir}.")
         if int(state.step) >= config.training.steps:
             report(f"{config.run_dir} has already taken its {config.training.steps} steps.")
             return Outcome(state, None)
@@ -82,10 +95,12 @@ def train(
         return _run(config, mesh, models, optimizer, state, batches, checkpoints, console)
 
 
-def open_batches(config: Config, tokenizer: Any) -> TrainingBatches:
+def open_batches(config: Config, tokenizer: Any, mesh: Mesh) -> SharedBatches:
     """Returns the run's training batches, this process's rows of each, at their beginning."""
-    examples = open_source(config.data.source, split=config.data.train_split, cache_dir=config.cache_dir)
-    return training_batches(
+    with turn_on_this_host(config.cache_dir):
+        examples = open_source(config.data.source, split=config.data.train_split, cache_dir=config.cache_dir)
+    share = row_share(mesh)
+    batches = training_batches(
         examples,
         tokenizer,
         template=config.data.template,
@@ -94,9 +109,11 @@ def open_batches(config: Config, tokenizer: Any) -> TrainingBatches:
         packing=config.data.packing,
         overlong=config.data.overlong,
         seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=share.index,
+        process_count=share.count,
     )
+    length = config.data.sequence_length
+    return SharedBatches(batches, share, example_count=len(examples), sequence_length=length)
 
 
 def _check(config: Config, mesh: Mesh) -> None:
@@ -136,7 +153,7 @@ def _run(
     models: _Models,
     optimizer: optax.GradientTransformation,
     state: TrainState,
-    batches: TrainingBatches,
+    batches: SharedBatches,
     checkpoints: Checkpoints,
     console: Console,
 ) -> Outcome:
@@ -151,7 +168,9 @@ def _run(
         microbatches=config.training.microbatches,
         schedule=learning_rate_schedule(config.optimizer, steps=config.training.steps),
     )
-    compiled = jax.jit(step_function, donate_argnums=0)
+    # A state that was read and one that was computed lie alike, so that both go through one program.
+    shardings = jax.tree.map(lambda array: array.sharding, state)
+    compiled = jax.jit(step_function, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
     settings = LoopSettings(
         steps=config.training.steps,
         log_every_steps=config.training.log_every_steps,
@@ -160,8 +179,9 @@ def _run(
         teacher_seconds=_teacher_seconds(config, mesh, models),
     )
     start = int(state.step)
+    writes = jax.process_index() == 0
     with (
-        closing(MetricsWriter(config.run_dir, resumed_step=start)) as metrics,
+        closing(MetricsWriter(config.run_dir, resumed_step=start) if writes else NoMetrics()) as metrics,
         closing(ProgressLine(steps=config.training.steps, start=start, console=console)) as progress,
     ):
         return run_loop(
@@ -169,34 +189,23 @@ def _run(
             state,
             batches,
             place=lambda batch: shard_batch(mesh, batch),
+            add_up=SumOverProcesses(mesh).start,
             settings=settings,
             checkpoints=checkpoints,
             metrics=metrics,
             progress=progress,
             config=config.model_dump(mode="json"),
-            data_counts=lambda: _data_counts(batches),
         )
 
 
 def _one_at_a_time(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Waits for each step where one CPU stands in for several devices.
+    """Waits for each step where CPUs stand in for several devices.
 
     Two programs with collectives in flight at once can starve each other there of the client's threads, for good.
     """
-    if jax.default_backend() != "cpu" or jax.local_device_count() == 1:
+    if jax.default_backend() != "cpu" or jax.device_count() == 1:
         return step
     return lambda *arguments: jax.block_until_ready(step(*arguments))
-
-
-def _data_counts(batches: TrainingBatches) -> dict[str, float]:
-    counts = batches.counts
-    return {
-        "data/epoch": batches.epoch,
-        "data/examples": float(counts.examples),
-        "data/truncated_examples": float(counts.truncated),
-        "data/dropped_examples": float(counts.dropped),
-        "data/fill": batches.fill,
-    }
 
 
 def _teacher_seconds(config: Config, mesh: Mesh, models: _Models) -> float:

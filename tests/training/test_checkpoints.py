@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from atkd_jax.errors import InputError
-from atkd_jax.training.checkpoints import Checkpoints, abstract_state_like, read_student_params
+from atkd_jax.training.checkpoints import Checkpoints, abstract_state_like
+from atkd_jax.training.reading import read_student_params
 from atkd_jax.training.state import initial_state
 
 CONFIG = {"seed": 1, "student": {"keep_layers": [0, 3]}}

@@ -51,3 +51,11 @@ def test_a_line_cut_short_by_a_kill_is_left_out_and_a_broken_one_is_named(tmp_pa
     path.write_text("{broken\n" + json.dumps({"step": 2}) + "\n")
     with pytest.raises(InputError, match="line 1 is no JSON"):
         read_metrics(tmp_path)
+
+
+def test_a_second_part_begun_in_the_same_second_has_an_event_file_of_its_own(tmp_path):
+    for resumed_step in (0, 1):
+        writer = MetricsWriter(tmp_path, resumed_step=resumed_step)
+        writer.write(resumed_step + 1, {"loss": 1.0})
+        writer.close()
+    assert sorted(tensorboard_values(tmp_path)) == [(1, "loss", 1.0), (2, "loss", 1.0)]

@@ -1,0 +1,102 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from forked_runs import lines_of
+
+from atkd_jax.commands import local
+from atkd_jax.commands.local import run
+from atkd_jax.commands.verbs import LocalOptions
+from atkd_jax.training.metrics import read_metrics
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """Lets `local` start Python code instead of a verb; NUMBER is the number of the process."""
+
+    def install(code):
+        original = subprocess.Popen
+
+        def start(command, **arguments):
+            number = command[-1].rpartition("=")[2]
+            return original([sys.executable, "-c", f"NUMBER = {number}\n{code}"], **arguments)
+
+        monkeypatch.setattr(local.subprocess, "Popen", start)
+
+    return install
+
+
+def test_two_processes_train_what_one_trains(tiny_run_words, whole_runs_of_one, tmp_path):
+    words = [*tiny_run_words, f"--run_dir={tmp_path}", "--training.steps=8"]
+    command = [sys.executable, "launch.py", "local", "--processes", "2", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "step 8/8" in done.stdout
+    assert "[1] step" not in done.stdout
+    np.testing.assert_allclose(
+        [line["loss"] for line in read_metrics(tmp_path)],
+        [line["loss"] for line in read_metrics(whole_runs_of_one)],
+        rtol=1e-5,
+    )
+    # What is kept of the run does not tell a later one to be one of two.
+    assert "num_processes: null" in (tmp_path / "config.yaml").read_text()
+
+
+@pytest.fixture
+def whole_runs_of_one(launcher, tiny_run_words, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("one") / "run"
+    launcher.finish([launcher.start([*tiny_run_words, f"--run_dir={run_dir}"])])
+    assert lines_of(run_dir) == 8
+    return run_dir
+
+
+def test_the_words_and_the_place_of_each_process(pretend, capfd):
+    pretend("import os, sys; print(os.environ['XLA_FLAGS'].split()[-1], os.environ['JAX_PLATFORMS'])")
+    run(LocalOptions(processes=3, devices_per_process=5, command=("train",)))
+    line = "--xla_force_host_platform_device_count=5 cpu\n"
+    assert sorted(capfd.readouterr().out.splitlines(keepends=True)) == sorted([line, f"[1] {line}", f"[2] {line}"])
+
+
+def test_when_one_fails_its_code_is_given_and_the_others_do_not_stay(pretend, monkeypatch, capfd):
+    monkeypatch.setattr(local, "_GRACE_SECONDS", 0.3)
+    pretend("import sys, time\nif NUMBER == 1: sys.exit('no such file')\ntime.sleep(100)")
+    began = time.monotonic()
+    with pytest.raises(SystemExit) as stop:
+        run(LocalOptions(processes=3, command=("train",)))
+    assert stop.value.code == 1
+    assert time.monotonic() - began < 30
+    assert "[1] no such file" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_reaches_every_process_once(pretend, number, tmp_path):
+    pretend(
+        "import pathlib, signal, sys, time\n"
+        f"place = pathlib.Path({str(tmp_path)!r})\n"
+        "def handle(number, _):\n"
+        "    with (place / f'came{NUMBER}').open('a') as file: file.write('x')\n"
+        f"for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, handle)\n"
+        "(place / f'ready{NUMBER}').touch()\n"
+        "while not (place / f'came{NUMBER}').exists(): time.sleep(0.01)\n"
+        "time.sleep(0.3)\n"
+        f"sys.exit(128 + {int(number)})\n"
+    )
+
+    def send():
+        while len(list(tmp_path.glob("ready*"))) < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=send).start()
+    with pytest.raises(SystemExit) as stop:
+        run(LocalOptions(processes=2, command=("train",)))
+    assert stop.value.code == 128 + number
+    assert [(tmp_path / f"came{n}").read_text() for n in (0, 1)] == ["x", "x"]

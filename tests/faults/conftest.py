@@ -1,0 +1,69 @@
+"""What two runs are compared by."""
+
+import json
+
+import numpy as np
+import pytest
+
+from atkd_jax.training.metrics import read_metrics
+
+TIMES = {"step_seconds", "tokens_per_second", "teacher_share"}
+
+
+def record(run_dir, step):
+    """The record in a checkpoint: digests of every array, the data position, the config."""
+    return json.loads((run_dir / "checkpoints" / str(step) / "run" / "metadata").read_text())
+
+
+def metrics_without_times(run_dir):
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in read_metrics(run_dir)]
+
+
+@pytest.fixture
+def require_same_bits():
+    """Asserts that two runs ended with the same bits: all arrays of the state, next batch, metrics of all steps."""
+
+    def require(one, other, *, step=8):
+        first, second = record(one, step), record(other, step)
+        assert first["digests"]["arrays"] == second["digests"]["arrays"]
+        assert len(first["digests"]["arrays"]) > 20
+        assert first["data_state"] == second["data_state"]
+        assert metrics_without_times(one) == metrics_without_times(other)
+
+    return require
+
+
+@pytest.fixture
+def require_same_curve():
+    """Asserts that two runs' losses are equal within 1e-5, relative, and that they saw the same data."""
+
+    def require(one, other, *, step=8):
+        assert record(one, step)["data_state"] == record(other, step)["data_state"]
+        ours, theirs = read_metrics(one), read_metrics(other)
+        assert [line["step"] for line in ours] == [line["step"] for line in theirs] == list(range(1, step + 1))
+        np.testing.assert_allclose([line["loss"] for line in ours], [line["loss"] for line in theirs], rtol=1e-5)
+        for name in ("counted_tokens", "tokens", "data/epoch", "data/examples", "data/fill"):
+            assert [line[name] for line in ours] == [line[name] for line in theirs]
+
+    return require
+
+
+@pytest.fixture(scope="session")
+def whole_runs(tmp_path_factory, _session_launcher, tiny_run_words):
+    """Makes, once for each shape, the run that nothing disturbed."""
+    made = {}
+
+    def make(processes=1, devices=1, words=()):
+        key = (processes, devices, tuple(words))
+        if key not in made:
+            run_dir = tmp_path_factory.mktemp("whole") / "run"
+            all_words = [*tiny_run_words, *words, f"--run_dir={run_dir}"]
+            if processes == 1:
+                runs = [_session_launcher.start(all_words, devices=devices)]
+            else:
+                runs = _session_launcher.start_many(all_words, processes, devices=devices)
+            _session_launcher.finish(runs)
+            made[key] = run_dir
+        return made[key]
+
+    return make
