@@ -199,21 +199,22 @@ def test_bfloat16_hidden_states_and_heads():
         assert error < 2.0**-7
 
 
-def test_memory_does_not_grow_with_vocabulary_or_tokens():
-    """Beside its outputs, the gradient needs blocks of logits; the logits of all would be 0.58 GiB here, twice."""
+@pytest.mark.parametrize(("tokens", "most_gib"), [(2048, 0.20), (4096, 0.22)])
+def test_memory_does_not_grow_with_vocabulary_or_tokens(tokens, most_gib):
+    """Beside its outputs, the gradient needs blocks of logits; those of all tokens would be 1.2 GiB or 2.3, twice."""
     shapes = {
-        "student_hidden": ((4, 512, 64), jnp.float32),
-        "student_head": ((64, 75968), jnp.float32),
-        "teacher_hidden": ((4, 512, 64), jnp.float32),
-        "teacher_head": ((64, 75968), jnp.float32),
-        "targets": ((4, 512), jnp.int32),
-        "mask": ((4, 512), jnp.bool_),
+        "student_hidden": ((1, tokens, 1024), jnp.float32),
+        "student_head": ((1024, 151936), jnp.float32),
+        "teacher_hidden": ((1, tokens, 1024), jnp.float32),
+        "teacher_head": ((1024, 151936), jnp.float32),
+        "targets": ((1, tokens), jnp.int32),
+        "mask": ((1, tokens), jnp.bool_),
     }
     case = {name: jax.ShapeDtypeStruct(*kind) for name, kind in shapes.items()}
     rest = {name: array for name, array in case.items() if not name.startswith("student")}
     function = jax.jit(jax.value_and_grad(lambda student, rest: linear_atkd()(**student, **rest)))
     compiled = function.lower(differentiated(case), rest).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < 0.1 * 2**30
+    assert compiled.memory_analysis().temp_size_in_bytes < most_gib * 2**30
 
 
 class TestErrors:
