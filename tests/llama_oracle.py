@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from flax import nnx
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from atkd_jax.models import Decoder, DecoderConfig
+from atkd_jax.models.layer_kinds import layer_kinds
+from atkd_jax.models.rotary import rotary_angles
 
 GROUPED = DecoderConfig(
     vocab_size=101, width=32, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=8, mlp_width=48, max_position=256
@@ -39,8 +42,11 @@ def torch_llama(config: DecoderConfig) -> LlamaForCausalLM:
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
     if config.rope_scaling is not None:
         scaling = dataclasses.asdict(config.rope_scaling)
-        scaling["original_max_position_embeddings"] = scaling.pop("original_max_position")
-        rope |= scaling | {"rope_type": "llama3"}
+        kind = "linear"
+        if "original_max_position" in scaling:
+            kind = "llama3"
+            scaling["original_max_position_embeddings"] = scaling.pop("original_max_position")
+        rope |= scaling | {"rope_type": kind}
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -64,6 +70,13 @@ def torch_llama(config: DecoderConfig) -> LlamaForCausalLM:
             if "norm" in name:
                 parameter.add_(0.2 * torch.randn_like(parameter))
     return model.eval()
+
+
+def angles_of(config: DecoderConfig, positions: jax.Array, layer: int = 0) -> tuple[jax.Array, jax.Array]:
+    """The cosines and sines by which one layer turns."""
+    kinds = layer_kinds(config)
+    cosines, sines = rotary_angles(kinds.frequencies, positions)
+    return cosines[kinds.each[layer].rotation], sines[kinds.each[layer].rotation]
 
 
 def as_tree(config: DecoderConfig, tensor_of: Callable[[str], torch.Tensor]) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def _step_memory(config: Config, mesh: Mesh, *, teacher: DecoderConfig, student:
     rows, length = config.training.batch_size, config.data.sequence_length
     integers = jax.ShapeDtypeStruct((rows, length), jnp.int32)
     mask = jax.ShapeDtypeStruct((rows, length), jnp.bool_)
-    hidden = jax.ShapeDtypeStruct((rows, length, teacher.width), jnp.dtype(config.teacher.dtype))
+    hidden = jax.ShapeDtypeStruct((rows, length, teacher.head_width), jnp.dtype(config.teacher.dtype))
     arrays = {"batch": [integers, integers, integers, mask], "teacher's hidden states": [hidden]}
     by_rows = row_sharding(mesh)
     held = [_memory(what, group, [by_rows] * len(group)) for what, group in arrays.items()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,43 +23,45 @@ from atkd_jax.models import Decoder, DecoderConfig
 
 
 @jax.jit
-def _take_layer(stack: jax.Array, layer: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_index_in_dim(stack, layer, keepdims=False)
+def _take(stack: jax.Array, place: tuple[jax.Array, ...]) -> jax.Array:
+    for number in place:
+        stack = jax.lax.dynamic_index_in_dim(stack, number, keepdims=False)
+    return stack
 
 
-def _make(weight: Weight, param: jax.Array, layer: int | None, shape: tuple[int, ...]) -> np.ndarray:
+def _make(weight: Weight, params: Sequence[jax.Array], place: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
     # Only the one layer crosses from the devices to the host.
-    part = param if layer is None else _take_layer(param, jnp.int32(layer))
-    return weight.layout.to_tensor(np.asarray(part), shape)
+    numbers = tuple(jnp.int32(number) for number in place)
+    parts = [np.asarray(_take(param, numbers) if place else param) for param in params]
+    return weight.layout.to_tensor(parts, shape)
 
 
 def _plan(family: Family, config: DecoderConfig, params: Mapping[str, jax.Array]) -> list[PlannedTensor]:
     """Return the tensors in a checkpoint's usual order: what stands before the layers, layer by layer, the rest."""
     weights = family.weights(config)
-    paths = {weight.path for weight in weights}
+    paths = {path for weight in weights for path in weight.paths}
     if params.keys() != paths:
         raise TypeError(f"The model and the table of {family.name} differ in {params.keys() ^ paths}.")
-
-    def planned(weight: Weight, layer: int | None) -> PlannedTensor:
-        shape = weight.shape(config)
-        make = partial(_make, weight, params[weight.path], layer, shape)
-        return PlannedTensor(weight.name.format(layer=layer), shape, make)
-
-    stacked = [weight for weight in weights if weight.is_stacked]
-    first = weights.index(stacked[0])
-    before = [planned(weight, None) for weight in weights[:first]]
-    layers = [planned(weight, layer) for layer in range(config.num_layers) for weight in stacked]
-    after = [planned(weight, None) for weight in weights[first:] if not weight.is_stacked]
-    return [*before, *layers, *after]
+    planned: dict[int, list[PlannedTensor]] = {}
+    seen_layers = False
+    for weight in weights:
+        seen_layers |= weight.is_stacked
+        shape, own = weight.shape_in(config), [params[path] for path in weight.paths]
+        for place, name in weight.places(config):
+            # Before the layers is -1, behind them their number.
+            key = place[0] if place else config.num_layers if seen_layers else -1
+            make = partial(_make, weight, own, place, shape)
+            planned.setdefault(key, []).append(PlannedTensor(name, shape, make))
+    return [tensor for key in sorted(planned) for tensor in planned[key]]
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return {name: getattr(tokenizer, name) for name in names if getattr(tokenizer, name) is not None}
+def _token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int | None]:
+    """Return the tokenizer's ids, null where it has none: an absent key would mean the family's own default."""
+    return {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
 
 
 def export_model(
@@ -78,7 +80,7 @@ def export_model(
     weights leave the devices one layer's tensor at a time.
 
     Args:
-        model: what to write; its family is the first whose config.json can express its config.
+        model: what to write; its config names its family.
         directory: where it shall stand.
         tokenizer: goes with the model, its chat template too. Its BOS, EOS and padding enter both configs.
         dtype: of the written weights: float32, bfloat16 or float16.
@@ -107,6 +109,7 @@ def export_model(
     with new_directory(directory, replace=True) as working:
         write_tensors(working, _plan(family, config, arrays), dtype=kind, max_shard_bytes=max_shard_bytes)
         _write_json(working / "config.json", raw)
-        _write_json(working / "generation_config.json", token_ids | dict(generation_config))
+        known_ids = {name: number for name, number in token_ids.items() if number is not None}
+        _write_json(working / "generation_config.json", known_ids | dict(generation_config))
         save_tokenizer(tokenizer, working)
         (working / "README.md").write_text(model_card, encoding="utf-8")

@@ -46,13 +46,15 @@ def _tidy(value: Any) -> Any:
 
 def _raw_config(family: Family, metadata: Mapping[str, Any], tensors: Mapping[str, ReaderTensor]) -> dict[str, Any]:
     """Return the config.json that the file's metadata amounts to."""
+    assert family.gguf is not None  # it was found by it
+    table = family.gguf
     raw: dict[str, Any] = {"model_type": family.name, "vocab_size": len(metadata.get("tokenizer.ggml.tokens", ()))}
-    for gguf_key, key in family.gguf_keys.items():
-        value = metadata.get(f"{family.gguf_architecture}.{gguf_key}")
+    for gguf_key, key in table.keys.items():
+        value = metadata.get(f"{table.architecture}.{gguf_key}")
         if value is not None:
             raw[key] = _tidy(value)
     raw["tie_word_embeddings"] = "output.weight" not in tensors
-    if metadata.get(f"{family.gguf_architecture}.rope.scaling.type", "none") != "none":
+    if metadata.get(f"{table.architecture}.rope.scaling.type", "none") != "none":
         raise InputError("must have unscaled rotary embeddings, but has scaled ones; choose the safetensors weights.")
     return raw
 
@@ -61,9 +63,11 @@ def _gguf_names(family: Family, config: DecoderConfig) -> dict[str, str]:
     """Return the name in a Hugging Face checkpoint -> the name in a GGUF file, for every tensor."""
     import gguf
 
-    architecture = next(each for each, name in gguf.MODEL_ARCH_NAMES.items() if name == family.gguf_architecture)
+    architecture = next(
+        each for each, name in gguf.MODEL_ARCH_NAMES.items() if family.gguf and name == family.gguf.architecture
+    )
     table = gguf.get_tensor_name_map(architecture, config.num_layers)
-    names = [name for weight in family.weights(config) for name in weight.names(config)]
+    names = [name for weight in family.weights(config) for _, name in weight.places(config)]
     return {name: table.get_name(name, try_suffixes=(".weight", ".bias")) or name for name in names}
 
 
@@ -77,28 +81,33 @@ def _unpaired(rows: np.ndarray, num_heads: int) -> np.ndarray:
     return rows.reshape(num_heads, outputs // num_heads // 2, 2, inputs).swapaxes(1, 2).reshape(outputs, inputs)
 
 
-def _make(weight: Weight, config: DecoderConfig, tensor: ReaderTensor) -> np.ndarray:
+_HEADS_OF_PAIRED = {"layers.attention.query.kernel": "num_heads", "layers.attention.key.kernel": "num_kv_heads"}
+
+
+def _make(family: Family, weight: Weight, config: DecoderConfig, tensor: ReaderTensor) -> np.ndarray:
     from gguf import dequantize
 
     array = np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32)
-    return _unpaired(array, getattr(config, weight.rotary_heads)) if weight.rotary_heads else array
+    heads = _HEADS_OF_PAIRED.get(weight.paths[0])
+    is_paired = family.gguf is not None and family.gguf.has_paired_rows and heads is not None
+    return _unpaired(array, getattr(config, heads)) if is_paired and heads else array
 
 
 def _plan(family: Family, config: DecoderConfig, tensors: Mapping[str, ReaderTensor]) -> list[PlannedTensor]:
     gguf_names = _gguf_names(family, config)
     planned = []
     for weight in family.weights(config):
-        for name in weight.names(config):
+        for _, name in weight.places(config):
             tensor = tensors.get(gguf_names[name])
             if tensor is None:
                 raise InputError(f"must hold the tensor {gguf_names[name]}, but does not; get it again.")
             shape = tuple(int(size) for size in reversed(tensor.shape))
-            if shape != weight.shape(config):
+            if shape != weight.shape_in(config):
                 raise InputError(
-                    f"must hold {tensor.name} as {list(weight.shape(config))}, as its metadata says, but holds it as "
-                    f"{list(shape)}; get it again."
+                    f"must hold {tensor.name} as {list(weight.shape_in(config))}, as its metadata says, but holds it "
+                    f"as {list(shape)}; get it again."
                 )
-            planned.append(PlannedTensor(name, shape, partial(_make, weight, config, tensor)))
+            planned.append(PlannedTensor(name, shape, partial(_make, family, weight, config, tensor)))
     surplus = tensors.keys() - gguf_names.values()
     if surplus:
         raise InputError(

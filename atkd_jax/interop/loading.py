@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Sharding, SingleDeviceSharding
 
 from atkd_jax.errors import InputError
 from atkd_jax.interop.families import Family, Weight, family_of_json
 from atkd_jax.interop.tensor_files import FLOAT_TYPES, StoredTensor, list_tensors, read_json, read_tensor
 from atkd_jax.models import Decoder, DecoderConfig
-from atkd_jax.models.decoder import Remat
+from atkd_jax.models.remat import Remat
 
-Place = Callable[[str, np.ndarray], jax.Array]
+# (path such as "layers.mlp.up.kernel", shape) -> where the array shall live.
+Place = Callable[[str, tuple[int, ...]], Sharding]
 
 
-def on_one_device(path: str, array: np.ndarray) -> jax.Array:
-    """Return the array on the default device, whatever its path."""
-    return jnp.asarray(array)
+def on_one_device(path: str, shape: tuple[int, ...]) -> Sharding:
+    """Return the default device, whatever the path."""
+    return SingleDeviceSharding(jax.devices()[0])
 
 
 def _read(directory: Path) -> tuple[Family, DecoderConfig]:
@@ -50,16 +53,24 @@ def read_config(directory: Path | str) -> DecoderConfig:
     return _read(Path(directory))[1]
 
 
+def _list(directory: Path, family: Family) -> dict[str, StoredTensor]:
+    """Return the stored tensors under the names of the family's table, whose prefix some checkpoints leave out."""
+    stored = list_tensors(directory)
+    if any(name.startswith(family.prefix) for name in stored):
+        return stored
+    return {name if name == "lm_head.weight" else family.prefix + name: tensor for name, tensor in stored.items()}
+
+
 def _check(directory: Path, family: Family, config: DecoderConfig, stored: dict[str, StoredTensor]) -> None:
     """See to it, before anything is read, that every tensor is there, fits, and none is left over."""
-    needed = {name: weight for weight in family.weights(config) for name in weight.names(config)}
+    needed = {name: weight for weight in family.weights(config) for _, name in weight.places(config)}
     for name, weight in needed.items():
         if name not in stored:
             raise InputError(
                 f"{directory} must hold the tensor {name}, which its config.json asks for, but does not; fetch or "
                 "export the model again."
             )
-        tensor, shape = stored[name], weight.shape(config)
+        tensor, shape = stored[name], weight.shape_in(config)
         if tensor.shape != shape:
             raise InputError(
                 f"{tensor.file}: the tensor {name} must be {list(shape)}, as config.json says, but is "
@@ -81,16 +92,32 @@ def _check(directory: Path, family: Family, config: DecoderConfig, stored: dict[
         )
 
 
-def _assemble(
-    weight: Weight, config: DecoderConfig, stored: dict[str, StoredTensor], shape: tuple[int, ...], dtype: np.dtype
-) -> np.ndarray:
-    """Return one parameter, its layers read one after the other into their place."""
-    if not weight.is_stacked:
-        return weight.layout.to_param(read_tensor(weight.name, stored[weight.name]), shape).astype(dtype, copy=False)
-    param = np.empty(shape, dtype)
-    for layer, name in enumerate(weight.names(config)):
-        param[layer] = weight.layout.to_param(read_tensor(name, stored[name]), shape[1:])
-    return param
+@cache
+def _writer(sharding: Sharding) -> Callable[[jax.Array, jax.Array, Sequence[np.int32]], jax.Array]:
+    """Return a program that writes a part into its place among the layers, in the memory of the whole."""
+    return jax.jit(jax.lax.dynamic_update_slice, donate_argnums=0, out_shardings=sharding)
+
+
+def _write(param: jax.Array, place: tuple[int, ...], part: np.ndarray) -> jax.Array:
+    """Return the parameter with one layer's part in its place; each process and device takes its own share of it."""
+    part = part.astype(param.dtype, copy=False)[(None,) * len(place)]
+    on_devices = jax.make_array_from_callback(part.shape, param.sharding, lambda index: part[index])
+    if not place:
+        return jax.block_until_ready(on_devices)
+    start = [np.int32(number) for number in (*place, *(0,) * (param.ndim - len(place)))]
+    # Waited for, so that the host's part is gone before the next one is read.
+    return jax.block_until_ready(_writer(param.sharding)(param, on_devices, start))
+
+
+def _read_weight(
+    weight: Weight, config: DecoderConfig, stored: Mapping[str, StoredTensor], params: dict[str, jax.Array]
+) -> None:
+    """Read a weight's tensors one after the other into the parameters that they make up."""
+    for place, name in weight.places(config):
+        shapes = [params[path].shape[len(place) :] for path in weight.paths]
+        parts = weight.layout.to_params(read_tensor(name, stored[name]), shapes)
+        for path, part in zip(weight.paths, parts, strict=True):
+            params[path] = _write(params[path], place, part)
 
 
 def load_model(
@@ -103,15 +130,15 @@ def load_model(
 ) -> Decoder:
     """Return the model that a Hugging Face directory holds as config.json and safetensors.
 
-    Its parameters are read, cast, transposed and placed one after the other. On the host there is at no time more than
-    one parameter (all layers of one kernel), one tensor of the file, and what `place` keeps there.
+    Its tensors are read, cast, transposed and placed one after the other, each straight into its place on the devices:
+    beside what lives there, the host holds one tensor of the file at a time, as it was read and as it was cast.
 
     Args:
         directory: with config.json and model.safetensors, or several files and their index.
         dtype: of the model's arithmetic.
         param_dtype: of its parameters, whatever the type in the file.
         remat: what its backward pass recomputes; see `Decoder`.
-        place: (path such as "layers.mlp.up.kernel", array) -> the array where it shall live, sharded for instance.
+        place: says where a parameter shall live, sharded for instance. The axes of layers and experts stay whole.
 
     Raises:
         InputError: where a file is missing, truncated or corrupt, a tensor is missing, left over or of a wrong shape,
@@ -119,17 +146,20 @@ def load_model(
     """
     directory = Path(directory)
     family, config = _read(directory)
-    stored = list_tensors(directory)
+    stored = _list(directory, family)
     _check(directory, family, config, stored)
 
     model = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=param_dtype, remat=remat))
     graphdef, params = nnx.split(model)
     slots = {".".join(map(str, path)): slot for path, slot in nnx.to_flat_state(params)}
-    weights = {weight.path: weight for weight in family.weights(config)}
-    if slots.keys() != weights.keys():
-        raise TypeError(f"The table of {family.name} and the decoder differ in {slots.keys() ^ weights.keys()}.")
-    for path, slot in slots.items():
-        shape, kind = slot.get_value().shape, np.dtype(slot.get_value().dtype)
-        # The host's array has no name here and its transfer is waited for, so that it is gone before the next is read.
-        slot.set_value(jax.block_until_ready(place(path, _assemble(weights[path], config, stored, shape, kind))))
+    weights = family.weights(config)
+    paths = {path for weight in weights for path in weight.paths}
+    if slots.keys() != paths:
+        raise TypeError(f"The table of {family.name} and the decoder differ in {slots.keys() ^ paths}.")
+    for weight in weights:
+        own = {path: slots[path].get_value() for path in weight.paths}
+        arrays = {path: jnp.zeros(each.shape, each.dtype, device=place(path, each.shape)) for path, each in own.items()}
+        _read_weight(weight, config, stored, arrays)
+        for path, array in arrays.items():
+            slots[path].set_value(array)
     return nnx.merge(graphdef, params)

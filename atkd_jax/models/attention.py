@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from atkd_jax.models.layers import Linear
+from atkd_jax.models.config import DecoderConfig
+from atkd_jax.models.linear import Linear
+from atkd_jax.models.norms import make_norm
 from atkd_jax.models.rotary import rotate
 
 # Far below every score and still finite, so that a row with nothing to attend to stays free of NaN.
@@ -18,7 +23,27 @@ _MOST_PARTS = 8
 _SHORTEST_PART = 128
 
 
-def causal_attention(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array) -> jax.Array:
+class Scores(NamedTuple):
+    """How scores come from products of queries and keys.
+
+    Attributes:
+        scale: multiplies them; head_dim ** -0.5 if not given.
+        softcap: c, where scores s then become c tanh(s / c).
+    """
+
+    scale: float | None = None
+    softcap: float | None = None
+
+
+def causal_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    segment_ids: jax.Array,
+    *,
+    window: int | jax.Array | None = None,
+    scores: Scores = Scores(),  # noqa: B008 (it cannot change)
+) -> jax.Array:
     """Return what each token gathers from itself and the tokens before it in its own segment.
 
     The queries go in a few parts, each of which meets only the keys up to its own end: of the scores that the mask
@@ -30,32 +55,41 @@ def causal_attention(query: jax.Array, key: jax.Array, value: jax.Array, segment
         key: [B, kv_heads, T, head_dim], with heads a multiple of kv_heads.
         value: like key.
         segment_ids: int [B, T].
+        window: see `attention_mask`.
+        scores: see `grouped_query_attention`.
 
     Returns:
         [B, T, heads, head_dim] in the value's dtype.
     """
     length = query.shape[1]
     part = max(_SHORTEST_PART, -(-length // _MOST_PARTS))
-    attend = jax.checkpoint(_attend_up_to, prevent_cse=False, static_argnums=(4, 5))
+    attend = jax.checkpoint(partial(_attend_up_to, scores=scores), prevent_cse=False, static_argnums=(5, 6))
     parts = [
-        attend(query, key, value, segment_ids, start, min(start + part, length)) for start in range(0, length, part)
+        attend(query, key, value, segment_ids, window, start, min(start + part, length))
+        for start in range(0, length, part)
     ]
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
 
 
-def _attend_up_to(query, key, value, segment_ids, start: int, end: int) -> jax.Array:
+def _attend_up_to(query, key, value, segment_ids, window, start: int, end: int, *, scores: Scores) -> jax.Array:
     """Do the queries from `start` to `end`."""
     mask = attention_mask(
         query_segments=segment_ids[:, start:end],
         key_segments=segment_ids[:, :end],
         query_slots=jnp.arange(start, end),
         key_slots=jnp.arange(end),
+        window=window,
     )
-    return grouped_query_attention(query[:, start:end], key[:, :, :end], value[:, :, :end], mask)
+    return grouped_query_attention(query[:, start:end], key[:, :, :end], value[:, :, :end], mask, scores=scores)
 
 
 def attention_mask(
-    *, query_segments: jax.Array, key_segments: jax.Array, query_slots: jax.Array, key_slots: jax.Array
+    *,
+    query_segments: jax.Array,
+    key_segments: jax.Array,
+    query_slots: jax.Array,
+    key_slots: jax.Array,
+    window: int | jax.Array | None = None,
 ) -> jax.Array:
     """Return who may look at whom: bool [B, T, S], true within a segment and not ahead.
 
@@ -64,12 +98,22 @@ def attention_mask(
         key_segments: int [B, S].
         query_slots: int [T], the queries' places in the row.
         key_slots: int [S].
+        window: how many slots a query looks back at, its own included; all of them if None.
     """
     same = query_segments[:, :, None] == key_segments[:, None, :]
-    return same & (query_slots[:, None] >= key_slots[None, :])[None]
+    distance = query_slots[:, None] - key_slots[None, :]
+    seen = distance >= 0
+    return same & (seen if window is None else seen & (distance < window))[None]
 
 
-def grouped_query_attention(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) -> jax.Array:
+def grouped_query_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array,
+    *,
+    scores: Scores = Scores(),  # noqa: B008 (it cannot change)
+) -> jax.Array:
     """Return softmax(query key^T / sqrt(head_dim)) value, each key-value head serving a group of query heads.
 
     The scores and the softmax are float32; no head is repeated in memory.
@@ -79,6 +123,7 @@ def grouped_query_attention(query: jax.Array, key: jax.Array, value: jax.Array, 
         key: [B, kv_heads, S, head_dim], with heads a multiple of kv_heads.
         value: like key.
         mask: bool [B, T, S], true where a query may look at a key.
+        scores: another scale, and a soft cap.
 
     Returns:
         [B, T, heads, head_dim] in the value's dtype.
@@ -89,39 +134,62 @@ def grouped_query_attention(query: jax.Array, key: jax.Array, value: jax.Array, 
     # Both products are batched matrix products as they stand, so that only heads are transposed, never scores.
     query = query.reshape(B, T, kv_heads, group, D).transpose(0, 2, 3, 1, 4).reshape(B, kv_heads, group * T, D)
     batch = ((0, 1), (0, 1))
-    scores = jax.lax.dot_general(query, key, (((3,), (3,)), batch), preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[:, None, None], scores.reshape(B, kv_heads, group, T, S) * D**-0.5, MASKED_SCORE)
-    probs = jax.nn.softmax(scores, axis=-1).astype(value.dtype).reshape(B, kv_heads, group * T, S)
+    products = jax.lax.dot_general(query, key, (((3,), (3,)), batch), preferred_element_type=jnp.float32)
+    products = products.reshape(B, kv_heads, group, T, S) * (D**-0.5 if scores.scale is None else scores.scale)
+    if scores.softcap is not None:
+        products = scores.softcap * jnp.tanh(products / scores.softcap)
+    probs = (
+        jax.nn.softmax(jnp.where(mask[:, None, None], products, MASKED_SCORE), axis=-1)
+        .astype(value.dtype)
+        .reshape(B, kv_heads, group * T, S)
+    )
     gathered = jax.lax.dot_general(probs, value, (((3,), (2,)), batch)).reshape(B, kv_heads, group, T, D)
     return gathered.transpose(0, 3, 1, 2, 4).reshape(B, T, H, D)
 
 
 class Attention(nnx.Module):
-    """The projections of self-attention with rotary positions; what is between them is the caller's, for a cache."""
+    """The projections of self-attention; what is between them is the caller's, for a cache."""
 
-    def __init__(
-        self,
-        width: int,
-        num_heads: int,
-        num_kv_heads: int,
-        head_dim: int,
-        *,
-        rngs: nnx.Rngs,
-        stddev: float,
-        output_stddev: float,
-        **kinds,
-    ):
-        self.query = Linear((width,), (num_heads, head_dim), rngs=rngs, stddev=stddev, **kinds)
-        self.key = Linear((width,), (num_kv_heads, head_dim), rngs=rngs, stddev=stddev, **kinds)
-        self.value = Linear((width,), (num_kv_heads, head_dim), rngs=rngs, stddev=stddev, **kinds)
-        self.output = Linear((num_heads, head_dim), (width,), rngs=rngs, stddev=output_stddev, **kinds)
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, stddev: float, output_stddev: float, **kinds):
+        heads, kv_heads = (config.num_heads, config.head_dim), (config.num_kv_heads, config.head_dim)
+        inputs = {"rngs": rngs, "stddev": stddev, "bias": config.qkv_bias, **kinds}
+        self.query = Linear((config.width,), heads, **inputs)
+        self.key = Linear((config.width,), kv_heads, **inputs)
+        self.value = Linear((config.width,), kv_heads, **inputs)
+        self.output = Linear(heads, (config.width,), rngs=rngs, stddev=output_stddev, bias=config.output_bias, **kinds)
+        self.qk_norm = config.qk_norm
+        if config.qk_norm != "none":
+            widths = [1, 1] if config.qk_norm == "head" else [config.num_heads, config.num_kv_heads]
+            self.query_norm, self.key_norm = (
+                make_norm(config.norm, width * config.head_dim, eps=config.norm_eps, **kinds) for width in widths
+            )
+        scale = None if config.query_scalar is None else config.query_scalar**-0.5
+        self.scores = Scores(scale, config.attention_softcap)
 
     def queries_keys_values(
-        self, x: jax.Array, angles: tuple[jax.Array, jax.Array]
+        self, x: jax.Array, angles: tuple[jax.Array, jax.Array] | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Return the heads of `x` [B, T, width], queries and keys turned by their positions.
+        """Return the heads of `x` [B, T, width], queries and keys turned by their positions where there are angles.
 
         Queries are [B, T, heads, head_dim]; keys and values [B, kv_heads, T, head_dim], as a cache holds them.
         """
-        key, value = rotate(self.key(x), *angles), self.value(x)
-        return rotate(self.query(x), *angles), key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
+        query, key, value = self.query(x), self.key(x), self.value(x)
+        if self.qk_norm == "head":
+            query, key = self.query_norm(query), self.key_norm(key)
+        elif self.qk_norm == "all_heads":
+            query, key = _normalised_together(self.query_norm, query), _normalised_together(self.key_norm, key)
+        if angles is not None:
+            query, key = rotate(query, *angles), rotate(key, *angles)
+        return query, key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
+
+    def causal(self, query, key, value, segment_ids: jax.Array, window: int | jax.Array | None) -> jax.Array:
+        """Return `causal_attention` by this model's rule for scores."""
+        return causal_attention(query, key, value, segment_ids, window=window, scores=self.scores)
+
+    def masked(self, query, key, value, mask: jax.Array) -> jax.Array:
+        """Return `grouped_query_attention` by this model's rule for scores."""
+        return grouped_query_attention(query, key, value, mask, scores=self.scores)
+
+
+def _normalised_together(norm, heads: jax.Array) -> jax.Array:
+    return norm(heads.reshape(*heads.shape[:2], -1)).reshape(heads.shape)

@@ -2,71 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 
-from atkd_jax.models.attention import Attention, attention_mask, causal_attention, grouped_query_attention
+from atkd_jax.errors import InputError
+from atkd_jax.models.attention import attention_mask
 from atkd_jax.models.cache import KVCache
 from atkd_jax.models.config import DecoderConfig
-from atkd_jax.models.layers import GatedMLP, RMSNorm
-from atkd_jax.models.remat import GATHERED, Remat, check_remat, rematerialised
+from atkd_jax.models.layer import INIT_STDDEV, Angles, DecoderLayer
+from atkd_jax.models.layer_kinds import LayerKind, layer_kinds
+from atkd_jax.models.linear import Linear
+from atkd_jax.models.norms import make_norm
+from atkd_jax.models.remat import Remat, check_remat, rematerialised
 from atkd_jax.models.rotary import rotary_angles
 
-Angles = tuple[jax.Array, jax.Array]
-_INIT_STDDEV = 0.02
-
-
-class DecoderLayer(nnx.Module):
-    """Attention and MLP, each behind a norm and beside a residual. Its parameters are stacked over all layers."""
-
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, param_dtype=jnp.float32):
-        kinds = {"stack": (config.num_layers,), "param_dtype": param_dtype}
-        # The 2 * num_layers products that end in the residual stream start smaller, so that their sum does not grow.
-        residual_stddev = _INIT_STDDEV * (2 * config.num_layers) ** -0.5
-        self.attention_norm = RMSNorm(config.width, eps=config.norm_eps, **kinds)
-        self.attention = Attention(
-            config.width,
-            config.num_heads,
-            config.num_kv_heads,
-            config.head_dim,
-            rngs=rngs,
-            stddev=_INIT_STDDEV,
-            output_stddev=residual_stddev,
-            **kinds,
-        )
-        self.mlp_norm = RMSNorm(config.width, eps=config.norm_eps, **kinds)
-        self.mlp = GatedMLP(
-            config.width,
-            config.mlp_width,
-            activation=config.activation,
-            rngs=rngs,
-            stddev=_INIT_STDDEV,
-            down_stddev=residual_stddev,
-            **kinds,
-        )
-
-    def queries_keys_values(self, x: jax.Array, angles: Angles) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Return the heads of the residual stream `x`; see `Attention.queries_keys_values`."""
-        return self.attention.queries_keys_values(self.attention_norm(x), angles)
-
-    def finish(self, x: jax.Array, gathered: jax.Array) -> jax.Array:
-        """Return the residual stream after this layer, from `x` before it and what its heads have gathered."""
-        x = x + self.attention.output(gathered)
-        return x + self.mlp(self.mlp_norm(x))
-
-    def __call__(
-        self, x: jax.Array, segment_ids: jax.Array, angles: Angles
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """Return the residual stream [B, T, width] after this layer, and the layer's keys and values."""
-        query, key, value = self.queries_keys_values(x, angles)
-        gathered = checkpoint_name(causal_attention(query, key, value, segment_ids), GATHERED)
-        return self.finish(x, gathered), (key, value)
+# The window of a layer -> who may look at whom.
+Masks = Callable[[int | jax.Array | None], jax.Array]
 
 
 class Decoder(nnx.Module):
@@ -94,21 +50,63 @@ class Decoder(nnx.Module):
         self.config = config
         self.dtype = dtype
         self.remat: Remat = remat
-        embedding = _INIT_STDDEV * jax.random.normal(rngs.params(), (config.vocab_size, config.width), jnp.float32)
-        self.embedding = nnx.Param(embedding.astype(param_dtype))
-        self.layers = DecoderLayer(config, rngs=rngs, param_dtype=param_dtype)
-        self.final_norm = RMSNorm(config.width, eps=config.norm_eps, param_dtype=param_dtype)
-        if not config.tie_embeddings:
-            head = _INIT_STDDEV * jax.random.normal(rngs.params(), (config.width, config.vocab_size), jnp.float32)
-            self.head = nnx.Param(head.astype(param_dtype))
+        kinds = {"rngs": rngs, "stddev": INIT_STDDEV, "param_dtype": param_dtype}
 
-    def _embed(self, tokens: jax.Array) -> jax.Array:
-        return self.embedding[...][tokens].astype(self.dtype)
+        def table(*shape: int) -> nnx.Param:
+            return nnx.Param((INIT_STDDEV * jax.random.normal(rngs.params(), shape, jnp.float32)).astype(param_dtype))
+
+        self.embedding = table(config.vocab_size, config.head_width)
+        if config.positions == "learned":
+            self.position_embedding = table(config.position_offset + config.max_position, config.width)
+        self.layers = DecoderLayer(config, rngs=rngs, param_dtype=param_dtype)
+        if config.final_norm:
+            self.final_norm = make_norm(config.norm, config.width, eps=config.norm_eps, param_dtype=param_dtype)
+        if config.embed_width is not None:
+            self.project_in = Linear((config.embed_width,), (config.width,), **kinds)
+            self.project_out = Linear((config.width,), (config.embed_width,), **kinds)
+        if not config.tie_embeddings:
+            self.head = table(config.head_width, config.vocab_size)
+
+    @property
+    def logit_softcap(self) -> float | None:
+        """c, where logits z of `head_matrix` become c tanh(z / c); None where they stay as they are."""
+        return self.config.logit_softcap
+
+    def _embed(self, tokens: jax.Array, positions: jax.Array, *, room: int) -> jax.Array:
+        """Return the residual stream before the first layer; no position may reach `room`."""
+        x = self.embedding[...][tokens].astype(self.dtype)
+        if self.config.scale_embeddings:
+            x = x * jnp.asarray(self.config.width**0.5, self.dtype)
+        if self.config.embed_width is not None:
+            x = self.project_in(x)
+        if self.config.positions == "learned":
+            if room > self.config.max_position:
+                raise InputError(
+                    f"Decoder: a row must have at most the {self.config.max_position} tokens that the model has "
+                    f"learned positions for, got {room}; shorten data.sequence_length or the answers."
+                )
+            x = x + self.position_embedding[...][positions + self.config.position_offset].astype(self.dtype)
+        return x
+
+    def _unembed(self, x: jax.Array) -> jax.Array:
+        """Return what the head turns into logits, from the residual stream after the last layer."""
+        x = self.final_norm(x) if self.config.final_norm else x
+        return x if self.config.embed_width is None else self.project_out(x)
+
+    def _angles(self, positions: jax.Array) -> Angles | None:
+        frequencies = layer_kinds(self.config).frequencies
+        return None if frequencies is None else rotary_angles(frequencies, positions)
+
+    def _scanned(self) -> tuple[nnx.GraphDef, tuple[Any, LayerKind | None]]:
+        """Return the layers' structure, and what a scan takes apart: weights, and kinds where they differ."""
+        kinds = layer_kinds(self.config)
+        graphdef, stacked = nnx.split(self.layers)
+        return graphdef, (stacked, None if kinds.shared() else kinds.stacked())
 
     def hidden_states(
         self, tokens: jax.Array, *, positions: jax.Array | None = None, segment_ids: jax.Array | None = None
     ) -> jax.Array:
-        """Return the states after the final norm: [B, T, width] in `dtype`.
+        """Return the states that the head turns into logits: [B, T, head_width] in `dtype`.
 
         A token sees itself and the tokens before it in its own segment. Segment 0 is padding: no other segment sees
         it, and what stands there in the result is finite and without meaning.
@@ -128,24 +126,31 @@ class Decoder(nnx.Module):
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         if segment_ids is None:
             segment_ids = jnp.ones_like(tokens)
-        angles = rotary_angles(self.config, positions)
-        graphdef, stacked = nnx.split(self.layers)
+        angles, shared = self._angles(positions), layer_kinds(self.config).shared()
+        graphdef, scanned = self._scanned()
 
-        def body(x, params):
-            x, keys_values = nnx.merge(graphdef, params)(x, segment_ids, angles)
+        def body(x, layer):
+            params, kind = layer
+            x, keys_values = nnx.merge(graphdef, params)(x, segment_ids, angles, shared or kind)
             return x, keys_values if keep_heads else None
 
-        x, keys_values = jax.lax.scan(rematerialised(body, self.remat), self._embed(tokens), stacked)
-        return self.final_norm(x), keys_values
+        x = self._embed(tokens, positions, room=tokens.shape[1])
+        x, keys_values = jax.lax.scan(rematerialised(body, self.remat), x, scanned)
+        return self._unembed(x), keys_values
 
     def head_matrix(self) -> jax.Array:
-        """Return the matrix that turns hidden states into logits: [width, vocab] in the parameters' dtype."""
+        """Return the matrix that turns hidden states into logits: [head_width, vocab] in the parameters' dtype.
+
+        Where the model has a `logit_softcap`, that comes after it. No family has a bias here.
+        """
         return self.embedding[...].T if self.config.tie_embeddings else self.head[...]
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """Return float32 logits [..., vocab] of hidden states [..., width]: factors in `dtype`, sums in float32."""
+        """Return float32 logits [..., vocab] of states [..., head_width]: factors in `dtype`, sums in float32."""
         rows = hidden.astype(self.dtype).reshape(-1, hidden.shape[-1])
         logits = jnp.matmul(rows, self.head_matrix().astype(self.dtype), preferred_element_type=jnp.float32)
+        if self.logit_softcap is not None:
+            logits = self.logit_softcap * jnp.tanh(logits / self.logit_softcap)
         return logits.reshape(*hidden.shape[:-1], -1)
 
     def __call__(
@@ -196,7 +201,7 @@ class Decoder(nnx.Module):
         segment_ids: jax.Array | None = None,
         layers: Sequence[DecoderLayer] | None = None,
     ) -> tuple[jax.Array, KVCache]:
-        """Return the states of `tokens` after the final norm, [B, S, width], and the cache extended by them.
+        """Return the states of `tokens` as `hidden_states` does, [B, S, head_width], and the cache extended by them.
 
         A whole prompt and a single next token go through alike. Prompts of unequal length stand at the right of their
         rows, and the padding before them is segment 0.
@@ -212,45 +217,50 @@ class Decoder(nnx.Module):
             segment_ids = jnp.ones_like(tokens)
         start = cache.length
         segments = jax.lax.dynamic_update_slice_in_dim(cache.segment_ids, segment_ids.astype(jnp.int32), start, axis=1)
-        mask = attention_mask(
+        masks = partial(
+            attention_mask,
             query_segments=segment_ids,
             key_segments=segments,
             query_slots=start + jnp.arange(tokens.shape[1]),
             key_slots=jnp.arange(segments.shape[1]),
         )
-        angles = rotary_angles(self.config, positions)
-        run = self._decode_stack if layers is None else partial(_decode_layers, layers)
-        x, keys, values = run(self._embed(tokens), mask, angles, cache)
+        run = self._decode_stack if layers is None else partial(self._decode_layers, layers)
+        x = self._embed(tokens, positions, room=segments.shape[1])
+        x, keys, values = run(x, lambda window: masks(window=window), self._angles(positions), cache)
         cache = KVCache(key=keys, value=values, segment_ids=segments, length=start + tokens.shape[1])
-        return self.final_norm(x), cache
+        return self._unembed(x), cache
 
-    def _decode_stack(self, x: jax.Array, mask: jax.Array, angles: Angles, cache: KVCache):
-        graphdef, stacked = nnx.split(self.layers)
+    def _decode_stack(self, x: jax.Array, masks: Masks, angles: Angles | None, cache: KVCache):
+        graphdef, scanned = self._scanned()
+        shared = layer_kinds(self.config).shared()
 
         def body(carry, numbered):
             x, keys, values = carry
-            number, params = numbered
+            number, (params, kind) = numbered
+            kind = shared or kind
             layer = nnx.merge(graphdef, params)
-            query, key, value = layer.queries_keys_values(x, angles)
+            query, key, value = layer.queries_keys_values(x, angles, kind)
             # The whole cache is carried and written in place; given out layer by layer it would be copied every time.
             at = (number, 0, 0, cache.length, 0)
             keys = jax.lax.dynamic_update_slice(keys, key[None], at)
             values = jax.lax.dynamic_update_slice(values, value[None], at)
-            x = layer.finish(x, grouped_query_attention(query, keys[number], values[number], mask))
-            return (x, keys, values), None
+            gathered = layer.attention.masked(query, keys[number], values[number], masks(kind.window))
+            return (layer.finish(x, gathered), keys, values), None
 
         numbers = jnp.arange(self.config.num_layers)
-        (x, keys, values), _ = jax.lax.scan(body, (x, cache.key, cache.value), (numbers, stacked))
+        (x, keys, values), _ = jax.lax.scan(body, (x, cache.key, cache.value), (numbers, scanned))
         return x, keys, values
 
-
-def _decode_layers(layers: Sequence[DecoderLayer], x: jax.Array, mask: jax.Array, angles: Angles, cache: KVCache):
-    all_keys, all_values = [], []
-    for layer, keys, values in zip(layers, cache.key, cache.value, strict=True):
-        query, key, value = layer.queries_keys_values(x, angles)
-        keys = jax.lax.dynamic_update_slice_in_dim(keys, key, cache.length, axis=2)
-        values = jax.lax.dynamic_update_slice_in_dim(values, value, cache.length, axis=2)
-        x = layer.finish(x, grouped_query_attention(query, keys, values, mask))
-        all_keys.append(keys)
-        all_values.append(values)
-    return x, tuple(all_keys), tuple(all_values)
+    def _decode_layers(
+        self, layers: Sequence[DecoderLayer], x: jax.Array, masks: Masks, angles: Angles | None, cache: KVCache
+    ):
+        all_keys, all_values = [], []
+        of_layers = zip(layers, layer_kinds(self.config).each, cache.key, cache.value, strict=True)
+        for layer, kind, keys, values in of_layers:
+            query, key, value = layer.queries_keys_values(x, angles, kind)
+            keys = jax.lax.dynamic_update_slice_in_dim(keys, key, cache.length, axis=2)
+            values = jax.lax.dynamic_update_slice_in_dim(values, value, cache.length, axis=2)
+            x = layer.finish(x, layer.attention.masked(query, keys, values, masks(kind.window)))
+            all_keys.append(keys)
+            all_values.append(values)
+        return x, tuple(all_keys), tuple(all_values)

@@ -8,18 +8,34 @@ import jax
 
 Axes = tuple[str | None, ...]
 
+_LINEARS: dict[str, Axes] = {
+    "layers.attention.query": ("layers", "embed", "heads", "head_dim"),
+    "layers.attention.key": ("layers", "embed", "kv_heads", "head_dim"),
+    "layers.attention.value": ("layers", "embed", "kv_heads", "head_dim"),
+    "layers.mlp.gate": ("layers", "embed", "mlp"),
+    "layers.mlp.up": ("layers", "embed", "mlp"),
+    "layers.mlp.down": ("layers", "mlp", "embed"),
+}
+_NORMS = ("attention_norm", "mlp_norm", "attention_post_norm", "mlp_post_norm")
+_LAYER_NORMS = [f"layers.{name}" for name in (*_NORMS, "attention.query_norm", "attention.key_norm")]
+
 _AXES: dict[str, Axes] = {
     "embedding": ("vocab", "embed"),
-    "layers.attention_norm.scale": ("layers", None),
-    "layers.attention.query.kernel": ("layers", "embed", "heads", "head_dim"),
-    "layers.attention.key.kernel": ("layers", "embed", "kv_heads", "head_dim"),
-    "layers.attention.value.kernel": ("layers", "embed", "kv_heads", "head_dim"),
+    "position_embedding": (None, "embed"),
+    **{f"{path}.{name}": ("layers", None) for path in _LAYER_NORMS for name in ("scale", "bias")},
+    **{f"{path}.kernel": axes for path, axes in _LINEARS.items()},
+    # The first two axes of a kernel are the layers and what is summed over.
+    **{f"{path}.bias": (axes[0], *axes[2:]) for path, axes in _LINEARS.items()},
     "layers.attention.output.kernel": ("layers", "heads", "head_dim", "embed"),
-    "layers.mlp_norm.scale": ("layers", None),
-    "layers.mlp.gate.kernel": ("layers", "embed", "mlp"),
-    "layers.mlp.up.kernel": ("layers", "embed", "mlp"),
-    "layers.mlp.down.kernel": ("layers", "mlp", "embed"),
+    "layers.attention.output.bias": ("layers", "embed"),
+    "layers.mlp.router.kernel": ("layers", "embed", None),
+    "layers.mlp.experts.gate.kernel": ("layers", "experts", "embed", "mlp"),
+    "layers.mlp.experts.up.kernel": ("layers", "experts", "embed", "mlp"),
+    "layers.mlp.experts.down.kernel": ("layers", "experts", "mlp", "embed"),
     "final_norm.scale": (None,),
+    "final_norm.bias": (None,),
+    "project_in.kernel": (None, "embed"),
+    "project_out.kernel": ("embed", None),
     "head": ("embed", "vocab"),
 }
 

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from atkd_jax.errors import InputError
+from atkd_jax.models.config import DecoderConfig
 from atkd_jax.models.decoder import Decoder
 from atkd_jax.models.remat import Remat
 
@@ -38,6 +39,20 @@ def evenly_spaced_layers(num_layers: int, keep: int) -> tuple[int, ...]:
     return tuple((2 * i * (num_layers - 1) + gaps) // (2 * gaps) for i in range(keep))
 
 
+def pruned_config(config: DecoderConfig, kept_layers: Sequence[int]) -> DecoderConfig:
+    """Return the config of a model of these layers alone."""
+
+    def of_kept(each: tuple[bool, ...]) -> tuple[bool, ...]:
+        return tuple(each[layer] for layer in kept_layers) if each else ()
+
+    return dataclasses.replace(
+        config,
+        num_layers=len(kept_layers),
+        rotary_layers=of_kept(config.rotary_layers),
+        windowed_layers=of_kept(config.windowed_layers),
+    )
+
+
 def prune_layers(
     model: Decoder, kept_layers: Sequence[int], *, dtype: Any = None, remat: Remat | None = None
 ) -> Decoder:
@@ -58,7 +73,7 @@ def prune_layers(
             f"prune_layers: the layers to keep must be ascending numbers from 0 to {model.config.num_layers - 1}, got "
             f"{list(kept_layers)}; correct the list."
         )
-    config = dataclasses.replace(model.config, num_layers=len(kept))
+    config = pruned_config(model.config, kept)
     pruned = nnx.eval_shape(
         lambda: Decoder(config, rngs=nnx.Rngs(0), dtype=dtype or model.dtype, remat=remat or model.remat)
     )

@@ -39,6 +39,9 @@ SIZES: dict[str, dict[str, int]] = {
 def sized_config(name: str, *, like: DecoderConfig) -> DecoderConfig:
     """Return a config with the shape called `name` and everything else, the vocabulary above all, taken from `like`.
 
+    What goes with a shape is fitted to it: where `like` has as many heads with keys as heads, so has the result; the
+    share of a head that turns stays; and what layers differ in is repeated or cut.
+
     Raises:
         InputError: where the table has no such name.
     """
@@ -46,4 +49,19 @@ def sized_config(name: str, *, like: DecoderConfig) -> DecoderConfig:
         nearest = difflib.get_close_matches(name.lower(), SIZES, n=1)
         hint = f" did you mean {nearest[0]}?" if nearest else " choose one of them."
         raise InputError(f"student.size: must be one of {', '.join(SIZES)}, got {name!r};{hint}")
-    return dataclasses.replace(like, **SIZES[name.lower()])
+    shape = SIZES[name.lower()]
+    num_layers, head_dim = shape["num_layers"], shape["head_dim"]
+    turned = None if like.rotary_dim is None else max(2, like.rotary_dim * head_dim // like.head_dim // 2 * 2)
+
+    def repeated(each: tuple[bool, ...]) -> tuple[bool, ...]:
+        return tuple(each[layer % len(each)] for layer in range(num_layers)) if each else ()
+
+    fitted = {
+        "num_kv_heads": shape["num_heads" if like.num_kv_heads == like.num_heads else "num_kv_heads"],
+        "rotary_dim": turned,
+        "query_scalar": None if like.query_scalar is None else head_dim,
+        "embed_width": None,
+        "rotary_layers": repeated(like.rotary_layers),
+        "windowed_layers": repeated(like.windowed_layers),
+    }
+    return dataclasses.replace(like, **shape | fitted)

@@ -15,6 +15,7 @@ PARAMETER_RULES: dict[str, str | None] = {
     "kv_heads": "tensor",
     "head_dim": None,
     "mlp": "tensor",
+    "experts": None,
 }
 ROWS = ("data", "fsdp")
 

@@ -28,7 +28,7 @@ def load_teacher(
     Args:
         config: Which model, in which type.
         cache_dir: Where fetched models are kept.
-        place: Puts a weight, by its path, on its devices.
+        place: Says where a weight, by its path and shape, lives.
         report: Is told, in a sentence, what takes time.
 
     Raises:

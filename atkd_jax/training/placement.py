@@ -4,23 +4,17 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from atkd_jax.models import axes_of, logical_axes
 from atkd_jax.sharding import parameter_sharding, parameter_shardings, replicated, spread
 from atkd_jax.training.state import TrainState, initial_state
 
 
-def placing_on(mesh: Mesh) -> Callable[[str, np.ndarray], jax.Array]:
-    """Returns a function that puts one parameter, by its path, where the table says; each process its own part."""
-
-    def place(path: str, array: np.ndarray) -> jax.Array:
-        sharding = parameter_sharding(mesh, axes_of(path), array.shape)
-        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
-
-    return place
+def placing_on(mesh: Mesh) -> Callable[[str, tuple[int, ...]], NamedSharding]:
+    """Returns a function that says where one parameter, by its path and shape, lives by the table."""
+    return lambda path, shape: parameter_sharding(mesh, axes_of(path), shape)
 
 
 def place_state(params: Any, *, mesh: Mesh, optimizer: optax.GradientTransformation, seed: int) -> TrainState:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from atkd_jax.models.attention import attention_mask, causal_attention, grouped_query_attention
+from atkd_jax.models.attention import Scores, attention_mask, causal_attention, grouped_query_attention
 
 
 def drawn(*shape, seed=0):
@@ -51,6 +51,21 @@ def test_mask_is_causal_within_segments():
     mask = attention_mask(query_segments=segments, key_segments=segments, query_slots=slots, key_slots=slots)
     expected = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]
     np.testing.assert_array_equal(mask[0], np.asarray(expected, bool))
+
+
+def test_a_window_ends_the_look_back():
+    slots, segments = jnp.arange(5), jnp.ones((1, 5), jnp.int32)
+    mask = attention_mask(query_segments=segments, key_segments=segments, query_slots=slots, key_slots=slots, window=2)
+    np.testing.assert_array_equal(mask[0], np.eye(5, dtype=bool) | np.eye(5, k=-1, dtype=bool))
+
+
+def test_scale_and_soft_cap_against_numpy():
+    query, key, value = drawn(1, 3, 2, 4), drawn(1, 1, 3, 4, seed=1), drawn(1, 1, 3, 4, seed=2)
+    products = np.einsum("tnd,sd->nts", query[0].astype(np.float64), key[0, 0]) * 0.7
+    scores = np.exp(1.5 * np.tanh(products / 1.5))
+    expected = np.einsum("nts,sd->tnd", scores / scores.sum(axis=-1, keepdims=True), value[0, 0])
+    got = grouped_query_attention(query, key, value, jnp.ones((1, 3, 3), bool), scores=Scores(0.7, 1.5))
+    np.testing.assert_allclose(got[0], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("length", [1, 127, 128, 300, 1100])

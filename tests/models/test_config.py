@@ -4,7 +4,6 @@ import pytest
 from llama_oracle import GROUPED
 
 from atkd_jax.errors import InputError
-from atkd_jax.models import Llama3RopeScaling
 
 
 def test_equal_numbers_make_equal_and_hashable_configs():
@@ -17,9 +16,25 @@ def test_equal_numbers_make_equal_and_hashable_configs():
         ({"num_layers": 0}, "num_layers must be a whole number from 1 on, got 0"),
         ({"width": 32.0}, "width must be a whole number from 1 on, got 32.0"),
         ({"num_kv_heads": 3}, "num_heads must be a multiple of num_kv_heads, got 4 and 3"),
-        ({"head_dim": 7}, "head_dim must be even, because rotary embedding turns pairs, got 7"),
-        ({"activation": "tanh"}, "activation must be one of silu, got 'tanh'"),
+        (
+            {"head_dim": 7},
+            "head_dim, or .* must be even, .* turns pairs, and within the head, got 7",
+        ),
+        ({"activation": "tanh"}, "activation must be one of gelu, gelu_tanh, relu, silu, got 'tanh'"),
         ({"norm_eps": 0.0}, "norm_eps must be above 0, got 0.0"),
+        ({"rotary_dim": 10}, "within the head, got 10 of 8"),
+        ({"norm": "batch"}, "norm must be one of rms, rms_centred, layer, got 'batch'"),
+        ({"norm_placement": "none"}, "norm_placement must be one of pre, post, branch, sandwich, got 'none'"),
+        ({"positions": "none"}, "positions must be one of rotary, learned, got 'none'"),
+        ({"qk_norm": "both"}, "qk_norm must be one of none, head, all_heads, got 'both'"),
+        ({"window": 0}, "window must be a whole number from 1 on, got 0"),
+        ({"logit_softcap": 0.0}, "logit_softcap must be above 0, got 0.0"),
+        ({"rotary_layers": (True,)}, "rotary_layers must have a value for each of the 3 layers or be empty, got 1"),
+        ({"windowed_layers": (True,) * 3}, "windowed_layers must come with a window, got none"),
+        ({"parallel_residual": True, "norm_placement": "post"}, "parallel_residual must come with norm_placement pre"),
+        ({"num_experts": 2, "experts_per_token": 3}, "experts_per_token must be between 1 and num_experts, .* got 3 a"),
+        ({"num_experts": 2}, "experts_per_token must be between 1 and num_experts, or both 0, got 0 and 2"),
+        ({"num_experts": 2, "experts_per_token": 1, "mlp_bias": True}, "experts must be gated and without biases"),
         ({"rope_theta": -1.0}, "rope_theta must be above 0, got -1.0"),
     ],
 )
@@ -28,14 +43,6 @@ def test_numbers_that_do_not_fit_are_refused(change, sentence):
         dataclasses.replace(GROUPED, **change)
 
 
-@pytest.mark.parametrize(
-    ("numbers", "sentence"),
-    [
-        ((0.5, 1.0, 4.0, 32), "factor must be at least 1, got 0.5"),
-        ((8.0, 4.0, 4.0, 32), "low_freq_factor must be positive and below high_freq_factor, got 4.0 and 4.0"),
-        ((8.0, 1.0, 4.0, 0), "original_max_position must be at least 1, got 0"),
-    ],
-)
-def test_rope_scaling_that_does_not_fit_is_refused(numbers, sentence):
-    with pytest.raises(InputError, match=sentence):
-        Llama3RopeScaling(*numbers)
+def test_the_head_is_as_wide_as_the_embedding():
+    assert GROUPED.head_width == GROUPED.width
+    assert dataclasses.replace(GROUPED, embed_width=20).head_width == 20

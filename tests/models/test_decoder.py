@@ -9,7 +9,9 @@ import torch
 from flax import nnx
 from llama_oracle import GROUPED, as_tree, make_pair
 
+from atkd_jax.errors import InputError
 from atkd_jax.models import Decoder, Llama3RopeScaling
+from atkd_jax.models.layer_kinds import layer_kinds
 from atkd_jax.models.rotary import rotary_angles
 
 SCALING = Llama3RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position=16)
@@ -23,7 +25,29 @@ CONFIGS = {
 }
 TOKENS = np.random.default_rng(0).integers(0, GROUPED.vocab_size, (2, 40)).astype(np.int32)
 
+# Layers of three kinds: a window and a base of its own, no positions, and neither.
+MIXED = dataclasses.replace(
+    GROUPED,
+    window=5,
+    windowed_layers=(True, False, False),
+    rotary_layers=(True, False, True),
+    local_rope_theta=100.0,
+    attention_softcap=2.0,
+    norm_placement="sandwich",
+    qk_norm="head",
+)
+LEARNED = dataclasses.replace(
+    GROUPED, positions="learned", position_offset=2, embed_width=12, norm="layer", parallel_residual=True
+)
+
 pair = cache(make_pair)
+
+
+@cache
+def random_decoder(config):
+    """A decoder far enough from its start that its layers matter."""
+    graphdef, params = nnx.split(Decoder(config, rngs=nnx.Rngs(0)))
+    return nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf * (7.0 if leaf.ndim > 2 else 1.0), params))
 
 
 @jax.jit(static_argnums=0)
@@ -133,16 +157,19 @@ def test_the_scan_is_a_loop_over_layers():
     graphdef, stacked = nnx.split(decoder.layers)
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     x = decoder.embedding[...][tokens]
+    kinds = layer_kinds(GROUPED)
+    angles = rotary_angles(kinds.frequencies, positions)
     for i in range(GROUPED.num_layers):
         layer = nnx.merge(graphdef, jax.tree.map(lambda array, i=i: array[i], stacked))
-        x, _ = layer(x, jnp.ones_like(tokens), rotary_angles(GROUPED, positions))
+        x, _ = layer(x, jnp.ones_like(tokens), angles, kinds.each[i])
     np.testing.assert_allclose(decoder.hidden_states(tokens), decoder.final_norm(x), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("config", [GROUPED, MIXED, LEARNED], ids=["alike", "mixed", "learned"])
 @pytest.mark.parametrize("is_stacked", [True, False])
 @pytest.mark.parametrize("is_prefilled", [True, False])
-def test_a_cache_gives_what_a_full_pass_gives(is_stacked, is_prefilled):
-    decoder = pair(GROUPED).decoder
+def test_a_cache_gives_what_a_full_pass_gives(config, is_stacked, is_prefilled):
+    decoder = pair(GROUPED).decoder if config is GROUPED else random_decoder(config)
     graphdef, params = nnx.split(decoder)
     full = hidden_of(graphdef, params, jnp.asarray(TOKENS))
     cache, parts, start = decoder.init_cache(2, 48), [], 0
@@ -192,6 +219,20 @@ def test_prompts_of_unequal_length_share_a_cache(is_prefilled):
         alone = hidden_of(graphdef, params, jnp.asarray(TOKENS[row : row + 1, : length + 1]))[0]
         np.testing.assert_allclose(hidden[row, 12 - length :], alone[:length], atol=1e-5, rtol=0)
         np.testing.assert_allclose(step[row, 0], alone[length], atol=1e-5, rtol=0)
+
+
+def test_a_window_is_seen_and_no_more():
+    decoder = random_decoder(dataclasses.replace(GROUPED, window=3, num_layers=1))
+    first, other = np.array(TOKENS[:1]), np.array(TOKENS[:1])
+    other[0, 10] += 1
+    differs = np.abs(decoder_logits(decoder, first) - decoder_logits(decoder, other)).max(axis=-1)[0] > 0
+    assert np.flatnonzero(differs).tolist() == [10, 11, 12]
+
+
+def test_a_row_longer_than_the_learned_positions_is_refused():
+    decoder = Decoder(dataclasses.replace(LEARNED, max_position=39), rngs=nnx.Rngs(0))
+    with pytest.raises(InputError, match="at most the 39 tokens that the model has learned positions for, got 40"):
+        decoder.hidden_states(TOKENS)
 
 
 def test_a_cache_too_short_for_its_prompt_is_refused():

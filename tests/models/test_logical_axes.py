@@ -15,6 +15,22 @@ SIZES_OF_AXES = {
     "kv_heads": GROUPED.num_kv_heads,
     "head_dim": GROUPED.head_dim,
     "mlp": GROUPED.mlp_width,
+    "experts": 5,
+}
+EVERYTHING = dataclasses.replace(
+    GROUPED,
+    norm="layer",
+    norm_placement="sandwich",
+    qk_norm="head",
+    positions="learned",
+    embed_width=32,
+    qkv_bias=True,
+    output_bias=True,
+)
+CONFIGS = {
+    "as LLaMA": GROUPED,
+    "everything": dataclasses.replace(EVERYTHING, mlp_bias=True),
+    "experts": dataclasses.replace(EVERYTHING, num_experts=5, experts_per_token=2),
 }
 
 
@@ -27,10 +43,12 @@ def params():
     return nnx.state(Decoder(GROUPED, rngs=nnx.Rngs(0)))
 
 
-def test_every_axis_is_as_long_as_its_name_says(params):
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_axis_is_as_long_as_its_name_says(name):
+    params = nnx.state(nnx.eval_shape(lambda: Decoder(CONFIGS[name], rngs=nnx.Rngs(0))))
     names = jax.tree.leaves(logical_axes(params), is_leaf=is_names)
     arrays = jax.tree.leaves(params)
-    assert len(names) == len(arrays) == 12
+    assert len(names) == len(arrays) >= 12
     for of_array, array in zip(names, arrays, strict=True):
         assert len(of_array) == array.ndim
         assert all(SIZES_OF_AXES[name] == size for name, size in zip(of_array, array.shape, strict=True) if name)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from llama_oracle import GROUPED
 
 from atkd_jax.errors import InputError
 from atkd_jax.models import Decoder, evenly_spaced_layers, prune_layers
+from atkd_jax.models.layer_kinds import layer_kinds
 from atkd_jax.models.rotary import rotary_angles
 
 
@@ -56,8 +59,17 @@ def test_pruning_is_leaving_layers_out(model):
     graphdef, stacked = nnx.split(layers)
     one = nnx.merge(graphdef, jax.tree.map(lambda array: array[1], stacked))
     x = model.embedding[...][jnp.arange(4)[None]].astype(jnp.float32)
-    x, _ = one(x, jnp.ones((1, 4), jnp.int32), rotary_angles(GROUPED, positions))
+    kinds = layer_kinds(GROUPED)
+    x, _ = one(x, jnp.ones((1, 4), jnp.int32), rotary_angles(kinds.frequencies, positions), kinds.each[1])
     np.testing.assert_allclose(pruned.hidden_states(jnp.arange(4)[None]), model.final_norm(x), atol=1e-5, rtol=0)
+
+
+def test_what_is_said_layer_by_layer_is_pruned_with_the_layers():
+    config = dataclasses.replace(
+        GROUPED, window=5, windowed_layers=(True, False, True), rotary_layers=(True, True, False)
+    )
+    pruned = prune_layers(Decoder(config, rngs=nnx.Rngs(0)), (1, 2)).config
+    assert (pruned.windowed_layers, pruned.rotary_layers) == ((False, True), (True, False))
 
 
 def test_the_copy_shares_no_array_with_the_model():

@@ -4,16 +4,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from llama_oracle import GROUPED, torch_llama
+from llama_oracle import GROUPED, angles_of, torch_llama
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from atkd_jax.models import Llama3RopeScaling
-from atkd_jax.models.rotary import rotary_angles, rotary_frequencies, rotate
+from atkd_jax.models import LinearRopeScaling, Llama3RopeScaling
+from atkd_jax.models.rotary import rotary_frequencies, rotate
 
 SCALING = Llama3RopeScaling(factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position=64)
 CONFIGS = [
     dataclasses.replace(GROUPED, num_layers=1, head_dim=64, rope_theta=100_000.0),
     dataclasses.replace(GROUPED, num_layers=1, head_dim=64, rope_theta=500_000.0, rope_scaling=SCALING),
+    dataclasses.replace(GROUPED, num_layers=1, head_dim=64, rope_scaling=LinearRopeScaling(8.0)),
 ]
 
 
@@ -23,10 +24,11 @@ def test_rotation_is_that_of_transformers(config):
     heads = rng.normal(size=(2, 12, 3, 64)).astype(np.float32)
     positions = rng.integers(0, 200, (2, 12))
     oracle = torch_llama(config).model.rotary_emb
-    np.testing.assert_allclose(rotary_frequencies(config), oracle.inv_freq, rtol=1e-5)
+    frequencies = rotary_frequencies(config, theta=config.rope_theta, scaling=config.rope_scaling)
+    np.testing.assert_allclose(frequencies, oracle.inv_freq, rtol=1e-5)
     cosines, sines = oracle(torch.tensor(heads), torch.tensor(positions))
     expected, _ = apply_rotary_pos_emb(torch.tensor(heads), torch.tensor(heads), cosines, sines, unsqueeze_dim=2)
-    turned = rotate(jnp.asarray(heads), *rotary_angles(config, jnp.asarray(positions)))
+    turned = rotate(jnp.asarray(heads), *angles_of(config, jnp.asarray(positions)))
     np.testing.assert_allclose(turned, expected, atol=1e-4, rtol=0)
 
 
@@ -35,7 +37,7 @@ def test_scores_depend_on_the_distance_alone():
     heads = jnp.asarray(np.random.default_rng(1).normal(size=(1, 2, 1, 64)), jnp.float32)
 
     def score(first, second):
-        turned = rotate(heads, *rotary_angles(config, jnp.asarray([[first, second]])))
+        turned = rotate(heads, *angles_of(config, jnp.asarray([[first, second]])))
         return float(turned[0, 0, 0] @ turned[0, 1, 0])
 
     assert score(3, 10) == pytest.approx(score(103, 110), abs=1e-3)
@@ -45,7 +47,17 @@ def test_scores_depend_on_the_distance_alone():
 def test_narrow_heads_are_turned_in_float32():
     config = CONFIGS[0]
     heads = jnp.asarray(np.random.default_rng(2).normal(size=(1, 4, 2, 64)), jnp.bfloat16)
-    angles = rotary_angles(config, jnp.asarray([[0, 1000, 2000, 4000]]))
+    angles = angles_of(config, jnp.asarray([[0, 1000, 2000, 4000]]))
     turned = rotate(heads, *angles)
     assert turned.dtype == jnp.bfloat16
     np.testing.assert_array_equal(turned, rotate(heads.astype(jnp.float32), *angles).astype(jnp.bfloat16))
+
+
+def test_what_is_beyond_the_turned_part_of_a_head_stays():
+    config = dataclasses.replace(GROUPED, num_layers=1, head_dim=64, rotary_dim=16)
+    heads = jnp.asarray(np.random.default_rng(3).normal(size=(1, 4, 2, 64)), jnp.float32)
+    positions = jnp.asarray([[0, 10, 20, 30]])
+    turned = rotate(heads, *angles_of(config, positions))
+    np.testing.assert_array_equal(turned[..., 16:], heads[..., 16:])
+    narrow = dataclasses.replace(config, head_dim=16, rotary_dim=None)
+    np.testing.assert_array_equal(turned[..., :16], rotate(heads[..., :16], *angles_of(narrow, positions)))

@@ -26,6 +26,22 @@ def test_all_but_the_shape_is_taken_from_the_other_config():
     assert dataclasses.replace(config, **{key: getattr(GROUPED, key) for key in SIZES["10m"]}) == GROUPED
 
 
+def test_what_goes_with_a_shape_is_fitted_to_it():
+    like = dataclasses.replace(
+        GROUPED,
+        num_kv_heads=4,
+        rotary_dim=2,
+        query_scalar=9,
+        embed_width=12,
+        window=5,
+        windowed_layers=(True, False, False),
+    )
+    config = sized_config("1m", like=like)
+    assert (config.num_heads, config.num_kv_heads, config.head_dim, config.rotary_dim) == (4, 4, 32, 8)
+    assert (config.query_scalar, config.embed_width) == (32, None)
+    assert config.windowed_layers == (True, False, False, True, False)
+
+
 def test_an_unknown_name_gets_the_list_and_the_nearest():
     with pytest.raises(InputError, match=r"must be one of 0\.3m, 1m, .*, 1\.7b, got '1.7'; did you mean 1\.7b\?"):
         sized_config("1.7", like=GROUPED)

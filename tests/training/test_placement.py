@@ -28,7 +28,5 @@ def test_moments_lie_where_their_parameters_lie_and_start_as_they_would_on_one_d
 
 
 def test_a_weight_is_placed_by_its_path():
-    array = np.arange(2 * 16 * 32, dtype=np.float32).reshape(2, 16, 32)
-    placed = placing_on(make_mesh(fsdp=2, tensor=4))("layers.mlp.up.kernel", array)
-    assert placed.addressable_shards[0].data.shape == (2, 8, 8)
-    np.testing.assert_array_equal(placed, array)
+    sharding = placing_on(make_mesh(fsdp=2, tensor=4))("layers.mlp.up.kernel", (2, 16, 32))
+    assert sharding.shard_shape((2, 16, 32)) == (2, 8, 8)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from itertools import product
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from atkd_jax.errors import InputError
-from atkd_jax.interop.families.layouts import Layout
+from atkd_jax.interop.families.layouts import Layout, Shape
 from atkd_jax.models import DecoderConfig
 
-LAYER = "{layer}"
+LAYER, EXPERT = "{layer}", "{expert}"
 REQUIRED = object()
-_FIELD_TYPES = {name: hint for name, hint in get_type_hints(DecoderConfig).items() if hint in (int, float, bool, str)}
+_FIELD_TYPES = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(DecoderConfig).items()}
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class ConfigKey:
     Attributes:
         key: in config.json.
         field: of DecoderConfig.
-        default: what its absence, or null, means: a value, a function of the whole object, or REQUIRED.
+        default: what its absence means: a value, a function of the whole object, or REQUIRED. Null means the same, but
+            for a field that may be None, where it means None.
     """
 
     key: str
@@ -31,49 +34,101 @@ class ConfigKey:
 
     def read(self, raw: Mapping[str, Any]) -> Any:
         """Return the field's value out of config.json."""
+        types = _FIELD_TYPES[self.field]
         value = raw.get(self.key)
-        if value is None:
+        if value is None and not (self.key in raw and NoneType in types):
             if self.default is REQUIRED:
                 raise InputError(f"must have the key {self.key}, but does not; fetch or export the model again.")
             value = self.default(raw) if callable(self.default) else self.default
-        wanted = _FIELD_TYPES[self.field]
-        if wanted is float and type(value) is int:
+        if float in types and type(value) is int:
             value = float(value)
-        if type(value) is not wanted:
-            raise InputError(
-                f"must have a value of type {wanted.__name__} at {self.key}, but has {value!r}; correct it."
-            )
+        if int in types and type(value) is float and value.is_integer() and NoneType in types:
+            value = int(value)
+        if type(value) not in types:
+            wanted = " or ".join(each.__name__ for each in types if each is not NoneType)
+            raise InputError(f"must have a value of type {wanted} at {self.key}, but has {value!r}; correct it.")
         return value
 
 
 @dataclass(frozen=True)
-class Weight:
-    """One parameter and the tensors that it is made of: one, or one a layer where the name has `{layer}` in it.
+class Fields:
+    """Fields of DecoderConfig that are more than one key each.
 
     Attributes:
-        path: of the parameter, its parts joined by dots.
-        name: of the tensor in the checkpoint.
-        shape: of that tensor, as a function of the config.
-        layout: how tensor and parameter turn into each other.
-        rotary_heads: for the projections of queries and keys, the field of DecoderConfig that counts their heads. GGUF
-            files hold such rows in another order.
+        read: (config.json, the fields read before) -> fields.
+        write: the same way back.
     """
 
-    path: str
+    read: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
+    write: Callable[[DecoderConfig], dict[str, Any]]
+
+
+def dimension(config: DecoderConfig, name: str) -> int:
+    """Return how long an axis of a checkpoint's tensor is, by its name in `Weight.shape`."""
+    heads, kv_heads = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    return {
+        "vocab": config.vocab_size,
+        "embed": config.head_width,
+        "positions": config.position_offset + config.max_position,
+        "width": config.width,
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "qkv": heads + 2 * kv_heads,
+        "head_dim": config.head_dim,
+        "mlp": config.mlp_width,
+        "gate_up": 2 * config.mlp_width,
+        "experts": config.num_experts,
+    }[name]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Tensors of one name, one for each layer and expert that the name has a place for, and what they are made of.
+
+    Attributes:
+        paths: of the parameters that stand in such a tensor together; mostly one.
+        name: of the tensor in the checkpoint, with `{layer}` and `{expert}` where it has them.
+        shape: of that tensor, as names that `dimension` knows.
+        layout: how tensor and parameters turn into each other.
+    """
+
+    paths: tuple[str, ...]
     name: str
-    shape: Callable[[DecoderConfig], tuple[int, ...]]
+    shape: tuple[str, ...]
     layout: Layout
-    rotary_heads: str | None = None
 
     @property
     def is_stacked(self) -> bool:
-        """Whether the parameter has a leading layer axis."""
+        """Whether the parameters have a leading layer axis."""
         return LAYER in self.name
 
-    def names(self, config: DecoderConfig) -> list[str]:
-        """Return the tensors' names in the order of the layers."""
-        layers = range(config.num_layers) if self.is_stacked else (0,)
-        return [self.name.format(layer=layer) for layer in layers]
+    def shape_in(self, config: DecoderConfig) -> Shape:
+        """Return the shape of one tensor."""
+        return tuple(dimension(config, name) for name in self.shape)
+
+    def places(self, config: DecoderConfig) -> Iterator[tuple[tuple[int, ...], str]]:
+        """Yield every tensor's place in the parameters, (), (layer,) or (layer, expert), and its name."""
+        layers = range(config.num_layers) if LAYER in self.name else [None]
+        experts = range(config.num_experts) if EXPERT in self.name else [None]
+        for layer, expert in product(layers, experts):
+            place = tuple(number for number in (layer, expert) if number is not None)
+            yield place, self.name.format(layer=layer, expert=expert)
+
+
+@dataclass(frozen=True)
+class GGUFTable:
+    """How the family is written into GGUF files.
+
+    Attributes:
+        architecture: its name there.
+        keys: key there, without the architecture's prefix -> key of config.json.
+        has_paired_rows: whether the two rows of queries and keys that rotary embedding turns together stand side by
+            side there.
+    """
+
+    architecture: str
+    keys: Mapping[str, str]
+    has_paired_rows: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,26 +138,26 @@ class Family:
     Attributes:
         name: its `model_type` in config.json.
         architecture: the class that transformers builds, kept in config.json.
-        keys: of config.json, one for each field of DecoderConfig but the rotary ones.
-        read_rotary: config.json -> the fields of DecoderConfig that say how positions turn.
-        write_rotary: the same way back.
+        keys: of config.json, one for each field of DecoderConfig that has one.
+        fields: the rest of what config.json says.
+        constants: fields of DecoderConfig that are the same in every model of the family.
         fixed: keys whose other values would need arithmetic that the decoder does not do.
         weights: config -> the table of weights, in the order of the exported files.
         ignored: patterns of tensors that some checkpoints carry and nobody needs.
-        gguf_architecture: its name in GGUF files, or None where they are not read.
-        gguf_keys: GGUF key without the architecture's prefix -> key of config.json.
+        prefix: what the names of tensors begin with, and which some checkpoints leave out.
+        gguf: None where GGUF files of the family are neither read nor written.
     """
 
     name: str
     architecture: str
     keys: tuple[ConfigKey, ...]
-    read_rotary: Callable[[Mapping[str, Any]], dict[str, Any]]
-    write_rotary: Callable[[DecoderConfig], dict[str, Any]]
+    fields: tuple[Fields, ...]
     weights: Callable[[DecoderConfig], tuple[Weight, ...]]
+    constants: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
-    gguf_architecture: str | None = None
-    gguf_keys: Mapping[str, str] = field(default_factory=dict)
+    prefix: str = ""
+    gguf: GGUFTable | None = None
 
     def read_config(self, raw: Mapping[str, Any]) -> DecoderConfig:
         """Return the decoder that a config.json describes.
@@ -111,16 +166,24 @@ class Family:
             InputError: where a key is missing or has a value that the decoder does not compute.
         """
         for key, value in self.fixed.items():
-            if raw.get(key) not in (None, value):
+            given = raw.get(key)
+            # Null, false and an empty list all say no.
+            if given is not None and given != value and (given or value):
                 raise InputError(
                     f"must have {key}={value!r}, the only value computed here for the family {self.name}, but has "
-                    f"{raw[key]!r}; choose another model."
+                    f"{given!r}; choose another model."
                 )
-        fields = {each.field: each.read(raw) for each in self.keys}
-        return DecoderConfig(**fields, **self.read_rotary(raw))
+        read = {each.field: each.read(raw) for each in self.keys}
+        read |= self.constants
+        for each in self.fields:
+            read |= each.read(raw, read)
+        return DecoderConfig(family=self.name, **read)
 
     def write_config(self, config: DecoderConfig) -> dict[str, Any]:
         """Return the keys of config.json that describe the decoder."""
         raw: dict[str, Any] = {"model_type": self.name, "architectures": [self.architecture]}
         raw |= {each.key: getattr(config, each.field) for each in self.keys}
-        return raw | dict(self.fixed) | self.write_rotary(config)
+        raw |= self.fixed
+        for each in self.fields:
+            raw |= each.write(config)
+        return raw

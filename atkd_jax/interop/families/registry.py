@@ -7,14 +7,39 @@ from typing import Any
 
 from atkd_jax.errors import InputError
 from atkd_jax.interop.families.family import Family
+from atkd_jax.interop.families.gemma2 import GEMMA2
+from atkd_jax.interop.families.gemma3 import GEMMA3
+from atkd_jax.interop.families.gpt2 import GPT2
+from atkd_jax.interop.families.gpt_neox import GPT_NEOX
 from atkd_jax.interop.families.llama import LLAMA
+from atkd_jax.interop.families.mistral import MISTRAL
+from atkd_jax.interop.families.mixtral import MIXTRAL
+from atkd_jax.interop.families.olmo2 import OLMO2
+from atkd_jax.interop.families.opt import OPT
+from atkd_jax.interop.families.phi3 import PHI3
+from atkd_jax.interop.families.qwen2 import QWEN2
+from atkd_jax.interop.families.qwen3 import QWEN3
+from atkd_jax.interop.families.qwen3_moe import QWEN3_MOE
+from atkd_jax.interop.families.smollm3 import SMOLLM3
 from atkd_jax.models import DecoderConfig
 
-FAMILIES: tuple[Family, ...] = (LLAMA,)
-
-
-def _known() -> str:
-    return ", ".join(family.name for family in FAMILIES)
+FAMILIES: tuple[Family, ...] = (
+    LLAMA,
+    MISTRAL,
+    QWEN2,
+    QWEN3,
+    GEMMA2,
+    GEMMA3,
+    PHI3,
+    OLMO2,
+    SMOLLM3,
+    OPT,
+    GPT_NEOX,
+    GPT2,
+    MIXTRAL,
+    QWEN3_MOE,
+)
+_BY_NAME = {family.name: family for family in FAMILIES}
 
 
 def family_of_json(raw: Mapping[str, Any]) -> Family:
@@ -24,25 +49,28 @@ def family_of_json(raw: Mapping[str, Any]) -> Family:
         InputError: where it is not among those known, which the message lists.
     """
     name = raw.get("model_type")
-    for family in FAMILIES:
-        if family.name == name:
-            return family
-    raise InputError(f"must have a model_type among {_known()}, but has {name!r}; choose a model of a known family.")
+    if name not in _BY_NAME:
+        raise InputError(
+            f"must have a model_type among {', '.join(_BY_NAME)}, but has {name!r}; choose a model of a known family."
+        )
+    return _BY_NAME[name]
 
 
 def family_of_config(config: DecoderConfig) -> Family:
-    """Return the first family whose config.json can say all that `config` says.
+    """Return the family that a config names, once it is seen to say all of the config.
 
     Raises:
-        InputError: where there is none.
+        InputError: where there is no such family, or its config.json cannot express what the config has.
     """
-    for family in FAMILIES:
-        try:
-            if family.read_config(family.write_config(config)) == config:
-                return family
-        except InputError:
-            continue
-    raise InputError(f"No family among {_known()} can express {config}; change what it has beyond them.")
+    family = family_of_json({"model_type": config.family})
+    read = family.read_config(family.write_config(config))
+    if read != config:
+        lost = [name for name, value in vars(config).items() if getattr(read, name) != value]
+        raise InputError(
+            f"model config: the family {family.name} must have {lost[0]}={getattr(read, lost[0])!r} here, got "
+            f"{getattr(config, lost[0])!r}; choose a shape that the family has."
+        )
+    return family
 
 
 def family_for_gguf(architecture: str) -> Family:
@@ -51,7 +79,7 @@ def family_for_gguf(architecture: str) -> Family:
     Raises:
         InputError: where it is not among those known, which the message lists.
     """
-    known = {family.gguf_architecture: family for family in FAMILIES if family.gguf_architecture}
+    known = {family.gguf.architecture: family for family in FAMILIES if family.gguf}
     if architecture not in known:
         raise InputError(
             f"must have an architecture among {', '.join(known)}, but has {architecture!r}; choose another GGUF file."

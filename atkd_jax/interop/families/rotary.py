@@ -1,4 +1,4 @@
-"""How config.json spells rotary embeddings: transformers 5 in `rope_parameters`, everything before it in two keys."""
+"""How config.json spells rotary embeddings: transformers 5 in `rope_parameters`, those before it in several keys."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from atkd_jax.errors import InputError
-from atkd_jax.models import DecoderConfig, Llama3RopeScaling
+from atkd_jax.interop.families.family import Fields
+from atkd_jax.models import DecoderConfig, LinearRopeScaling, Llama3RopeScaling
 
-_DEFAULT_THETA = 10_000.0
+DEFAULT_THETA = 10_000.0
 
 
 def _number(scaling: Mapping[str, Any], key: str) -> float:
@@ -18,52 +19,95 @@ def _number(scaling: Mapping[str, Any], key: str) -> float:
     return float(value)
 
 
-def read_rotary(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `rope_theta` and `rope_scaling` of DecoderConfig out of config.json.
+def rope_object(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what config.json has under the new key or the old one; empty where it has nothing."""
+    found = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    if not isinstance(found, dict):
+        raise InputError(f"must have an object at rope_parameters, but has {found!r}; correct it.")
+    return found
+
+
+def read_theta(raw: Mapping[str, Any], rope: Mapping[str, Any], *, key: str, default: float) -> float:
+    """Return the base out of the object, out of the old key beside it, or the default."""
+    for holder, name in ((rope, "rope_theta"), (raw, key)):
+        if holder.get(name) is not None:
+            return _number(holder, name)
+    return default
+
+
+def read_scaling(raw: Mapping[str, Any], rope: Mapping[str, Any]) -> LinearRopeScaling | Llama3RopeScaling | None:
+    """Return how the frequencies are slowed down.
 
     Raises:
-        InputError: where positions turn in a way that the decoder does not compute.
+        InputError: where they are in a way that the decoder does not compute.
     """
-    scaling = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    if not isinstance(scaling, dict):
-        raise InputError(f"must have an object at rope_parameters, but has {scaling!r}; correct it.")
-    theta = _number({"rope_theta": _DEFAULT_THETA} | {k: v for k, v in raw.items() if v is not None}, "rope_theta")
-    if scaling.get("rope_theta") is not None:
-        theta = _number(scaling, "rope_theta")
-    share = scaling.get("partial_rotary_factor", raw.get("partial_rotary_factor"))
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if share not in (None, 1, 1.0) or kind not in ("default", "llama3"):
-        raise InputError(
-            "must turn whole heads by rotary embedding of type default or llama3, the ones computed here, but has "
-            f"type {kind!r} and partial_rotary_factor {share!r}; choose another model."
-        )
-    if kind == "default":
-        return {"rope_theta": theta, "rope_scaling": None}
-    # transformers' own rule for a file that does not say at which length the model was trained first.
-    original = {"original_max_position_embeddings": raw.get("max_position_embeddings")} | scaling
-    return {
-        "rope_theta": theta,
-        "rope_scaling": Llama3RopeScaling(
-            factor=_number(scaling, "factor"),
-            low_freq_factor=_number(scaling, "low_freq_factor"),
-            high_freq_factor=_number(scaling, "high_freq_factor"),
-            original_max_position=int(_number(original, "original_max_position_embeddings")),
-        ),
-    }
+    match rope.get("rope_type", rope.get("type", "default")):
+        case "default":
+            return None
+        case "linear":
+            return LinearRopeScaling(_number(rope, "factor"))
+        case "llama3":
+            # transformers' own rule for a file that does not say at which length the model was trained first.
+            original = {"original_max_position_embeddings": raw.get("max_position_embeddings")} | dict(rope)
+            return Llama3RopeScaling(
+                factor=_number(rope, "factor"),
+                low_freq_factor=_number(rope, "low_freq_factor"),
+                high_freq_factor=_number(rope, "high_freq_factor"),
+                original_max_position=int(_number(original, "original_max_position_embeddings")),
+            )
+        case kind:
+            raise InputError(
+                "must turn heads by rotary embedding of type default, linear or llama3, the ones computed here, but "
+                f"has type {kind!r}; choose another model."
+            )
 
 
-def write_rotary(config: DecoderConfig) -> dict[str, Any]:
-    """Return the keys of config.json that say how positions turn, in the old spelling, which every reader knows."""
-    scaling = config.rope_scaling
-    if scaling is None:
-        return {"rope_theta": config.rope_theta, "rope_scaling": None}
-    return {
-        "rope_theta": config.rope_theta,
-        "rope_scaling": {
-            "rope_type": "llama3",
-            "factor": scaling.factor,
-            "low_freq_factor": scaling.low_freq_factor,
-            "high_freq_factor": scaling.high_freq_factor,
-            "original_max_position_embeddings": scaling.original_max_position,
-        },
-    }
+def write_scaling(scaling: LinearRopeScaling | Llama3RopeScaling | None) -> dict[str, Any] | None:
+    """Return the object at `rope_scaling`, in the old spelling, which every reader knows."""
+    match scaling:
+        case LinearRopeScaling():
+            return {"rope_type": "linear", "factor": scaling.factor}
+        case Llama3RopeScaling():
+            return {
+                "rope_type": "llama3",
+                "factor": scaling.factor,
+                "low_freq_factor": scaling.low_freq_factor,
+                "high_freq_factor": scaling.high_freq_factor,
+                "original_max_position_embeddings": scaling.original_max_position,
+            }
+    return None
+
+
+def rotary_fields(
+    *,
+    theta_key: str = "rope_theta",
+    default_theta: float = DEFAULT_THETA,
+    share_key: str = "partial_rotary_factor",
+    default_share: float = 1.0,
+) -> Fields:
+    """Return how a family spells the base, the scaling and the share of each head that is turned.
+
+    Args:
+        theta_key: the base, outside of the object.
+        default_theta: the base of a file that does not say.
+        share_key: the share, outside of the object.
+        default_share: the share in a file that does not say.
+    """
+
+    def read(raw: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+        rope = rope_object(raw)
+        given = [rope.get("partial_rotary_factor"), raw.get(share_key), default_share]
+        share = next(value for value in given if value is not None)
+        rotary_dim = int(fields["head_dim"] * _number({share_key: share}, share_key))
+        return {
+            "rope_theta": read_theta(raw, rope, key=theta_key, default=default_theta),
+            "rope_scaling": read_scaling(raw, rope),
+            "rotary_dim": None if rotary_dim == fields["head_dim"] else rotary_dim,
+        }
+
+    def write(config: DecoderConfig) -> dict[str, Any]:
+        share = 1.0 if config.rotary_dim is None else config.rotary_dim / config.head_dim
+        written = {theta_key: config.rope_theta, "rope_scaling": write_scaling(config.rope_scaling)}
+        return written if share == default_share == 1.0 else written | {share_key: share}
+
+    return Fields(read, write)

@@ -1,11 +1,16 @@
 import pytest
 
 from atkd_jax.errors import InputError
-from atkd_jax.interop.families.rotary import read_rotary
-from atkd_jax.models import Llama3RopeScaling
+from atkd_jax.interop.families.rotary import rotary_fields
+from atkd_jax.models import LinearRopeScaling, Llama3RopeScaling
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 SCALING = Llama3RopeScaling(8.0, 1.0, 4.0, 8192)
+ROTARY = rotary_fields()
+
+
+def read(raw: dict) -> dict:
+    return ROTARY.read(raw, {"head_dim": 16})
 
 
 @pytest.mark.parametrize(
@@ -18,24 +23,33 @@ SCALING = Llama3RopeScaling(8.0, 1.0, 4.0, 8192)
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 9.0}}, 9.0, None),
         ({"rope_theta": 7.0, "rope_scaling": {"rope_type": "llama3", **LLAMA3}}, 7.0, SCALING),
         ({"rope_theta": 7.0, "rope_scaling": {"type": "llama3", **LLAMA3}}, 7.0, SCALING),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5.0, **LLAMA3}}, 5.0, SCALING),
-        ({"partial_rotary_factor": 1.0}, 10_000.0, None),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 9.0, **LLAMA3}, "rope_theta": 1.0}, 9.0, SCALING),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, 10_000.0, LinearRopeScaling(2.0)),
     ],
 )
-def test_old_and_new_spellings(raw: dict, theta: float, scaling: Llama3RopeScaling | None):
-    assert read_rotary(raw) == {"rope_theta": theta, "rope_scaling": scaling}
+def test_both_spellings_are_read(raw, theta, scaling):
+    assert read(raw) == {"rope_theta": theta, "rope_scaling": scaling, "rotary_dim": None}
 
 
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "has type 'linear' and partial_rotary_factor None"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "of type default, linear or llama3, .* type 'yarn'"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "must have a number at low_freq_factor"),
-        ({"rope_theta": "big"}, "must have a number at rope_theta of its rotary scaling, but has 'big'"),
+        ({"rope_theta": "7"}, "must have a number at rope_theta"),
         ({"rope_scaling": "llama3"}, "must have an object at rope_parameters, but has 'llama3'"),
+        ({"partial_rotary_factor": "half"}, "must have a number at partial_rotary_factor"),
     ],
 )
-def test_what_is_not_computed_is_refused(raw: dict, words: str):
+def test_what_is_not_computed_here_is_refused(raw, words):
     with pytest.raises(InputError, match=words):
-        read_rotary(raw)
+        read(raw)
+
+
+def test_a_share_of_a_head_is_read_under_both_keys():
+    assert read({"partial_rotary_factor": 0.5})["rotary_dim"] == 8
+    assert read({"rope_parameters": {"partial_rotary_factor": 0.25}})["rotary_dim"] == 4
+    pythia = rotary_fields(theta_key="rotary_emb_base", share_key="rotary_pct", default_share=0.25)
+    assert pythia.read({}, {"head_dim": 64})["rotary_dim"] == 16
+    raw = {"rotary_pct": 1.0, "rotary_emb_base": 500}
+    assert pythia.read(raw, {"head_dim": 64}) == {"rope_theta": 500.0, "rope_scaling": None, "rotary_dim": None}

@@ -1,0 +1,21 @@
+from typing import ClassVar
+
+from family_checks import SHAPE, Case, FamilyChecks
+
+from atkd_jax.interop.families.gemma2 import GEMMA2
+
+GEMMA = SHAPE | {"head_dim": 12, "query_pre_attn_scalar": 10, "sliding_window": 5}
+
+
+class TestGemma2(FamilyChecks):
+    family = GEMMA2
+    fullest = "soft caps"
+    cases: ClassVar = {
+        "soft caps": Case("Gemma2Config", GEMMA | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),
+        "biases and no caps": Case(
+            "Gemma2Config",
+            GEMMA
+            | {"attn_logit_softcapping": None, "final_logit_softcapping": None}
+            | {"attention_bias": True, "tie_word_embeddings": False},
+        ),
+    }

@@ -1,0 +1,14 @@
+from typing import ClassVar
+
+from family_checks import SHAPE, Case, FamilyChecks
+
+from atkd_jax.interop.families.olmo2 import OLMO2
+
+
+class TestOlmo2(FamilyChecks):
+    family = OLMO2
+    fullest = "biases"
+    cases: ClassVar = {
+        "plain": Case("Olmo2Config", SHAPE),
+        "biases": Case("Olmo2Config", SHAPE | {"attention_bias": True}),
+    }

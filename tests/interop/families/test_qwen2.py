@@ -1,0 +1,16 @@
+from typing import ClassVar
+
+from family_checks import SHAPE, Case, FamilyChecks
+
+from atkd_jax.interop.families.qwen2 import QWEN2
+
+
+class TestQwen2(FamilyChecks):
+    family = QWEN2
+    fullest = "windows in two layers"
+    cases: ClassVar = {
+        "tied": Case("Qwen2Config", SHAPE | {"tie_word_embeddings": True}),
+        "windows in two layers": Case(
+            "Qwen2Config", SHAPE | {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2}
+        ),
+    }
