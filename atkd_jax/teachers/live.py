@@ -57,7 +57,13 @@ def teacher_signal(
         if not with_target_log_probs:
             return TeacherSignal(hidden, jnp.zeros(part_mask.shape, jnp.float32))
         found = target_log_probs(
-            hidden=hidden, head=head, targets=part_targets, mask=part_mask, vocab_size=vocab_size, mesh=mesh
+            hidden=hidden,
+            head=head,
+            targets=part_targets,
+            mask=part_mask,
+            vocab_size=vocab_size,
+            softcap=teacher.logit_softcap,
+            mesh=mesh,
         )
         return TeacherSignal(hidden, found)
 

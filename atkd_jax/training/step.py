@@ -62,7 +62,8 @@ def make_train_step(
             mesh=mesh,
         )
         weighting = objective.weighting(signal.target_log_probs, mask)
-        teacher_head = nnx.merge(teacher, teacher_params).head_matrix()
+        teaching = nnx.merge(teacher, teacher_params)
+        teacher_head = teaching.head_matrix()
 
         def share_of_loss(params: Any, part: tuple[Batch, Tokens]) -> tuple[jax.Array, Metrics]:
             inputs, tokens = part
@@ -70,7 +71,9 @@ def make_train_step(
             return head_loss(
                 objective,
                 student_hidden=model.hidden_states(**inputs),
-                heads=Heads(model.head_matrix(), teacher_head, vocab_size),
+                heads=Heads(
+                    model.head_matrix(), teacher_head, vocab_size, (model.logit_softcap, teaching.logit_softcap)
+                ),
                 tokens=tokens,
                 chunk_tokens=chunk_tokens,
                 mesh=mesh,

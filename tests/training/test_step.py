@@ -18,9 +18,16 @@ from atkd_jax.training.step import make_train_step
 ROWS, LENGTH, VOCAB = 8, 12, 32
 
 
-def decoder(seed, layers, width=16):
+def decoder(seed, layers, width=16, **changes):
     config = DecoderConfig(
-        vocab_size=VOCAB, width=width, num_layers=layers, num_heads=4, num_kv_heads=2, head_dim=8, mlp_width=24
+        vocab_size=VOCAB,
+        width=width,
+        num_layers=layers,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
+        mlp_width=24,
+        **changes,
     )
     return nnx.split(Decoder(config, rngs=nnx.Rngs(params=seed)))
 
@@ -86,8 +93,13 @@ OBJECTIVES = [
 ]
 
 
-def test_the_loss_is_the_librarys_atkd_on_the_two_models_logits(models, batch):
-    (student, params), (teacher, teacher_params) = models
+@pytest.mark.parametrize("softcaps", [(None, None), (None, 2.0), (1.5, None)])
+def test_the_loss_is_the_librarys_atkd_on_the_two_models_logits(models, batch, softcaps):
+    (_, params), (_, teacher_params) = models
+    student, teacher = (
+        decoder(0, layers=layers, width=width, logit_softcap=cap)[0]
+        for layers, width, cap in zip((1, 2), (16, 24), softcaps, strict=True)
+    )
     inputs = {name: batch[name] for name in ("tokens", "positions", "segment_ids")}
     targets, mask = next_token_targets(
         tokens=batch["tokens"], segment_ids=batch["segment_ids"], loss_mask=batch["loss_mask"]
@@ -98,7 +110,7 @@ def test_the_loss_is_the_librarys_atkd_on_the_two_models_logits(models, batch):
         targets=targets,
         mask=mask,
     )
-    _, metrics = run(models, batch)
+    _, metrics = run(((student, params), (teacher, teacher_params)), batch)
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
     assert int(metrics["counted_tokens"]) == int(mask.sum())
     assert int(metrics["tokens"]) == ROWS * 9
