@@ -25,6 +25,15 @@ From hidden states and heads, never building `[tokens, vocab]`:
     linear_weighted_sum                  for weights that are known beforehand, with the gradient formed going forward
     linear_target_log_prob               what the gate needs of the teacher
 
+From text that a model wrote, one value per token, `[..., T]`:
+
+    mixed_log_probs                      a teacher that takes part in writing
+    importance_weights                   q / p~ of what was written
+    reverse_kl_rewards, discounted_returns, whitened
+                                         what a token is worth
+    clipped_surrogate                    PPO's loss
+    single_step_reverse_kl               the part of the policy gradient that needs no sample
+
 Arrays are passed by keyword, so that student and teacher cannot be swapped unseen. Results are float32, or float64
 where an input is; a bfloat16 input is widened inside.
 """
@@ -42,6 +51,13 @@ from atkd_jax.losses.divergences import (
 from atkd_jax.losses.gate import atkd_token_weights, hard_token_mask, hard_token_threshold
 from atkd_jax.losses.linear import linear_atkd, linear_decoupled_terms
 from atkd_jax.losses.linear_divergence import linear_divergence, linear_target_log_prob, linear_weighted_sum
+from atkd_jax.losses.policy import (
+    clipped_surrogate,
+    importance_weights,
+    mixed_log_probs,
+    single_step_reverse_kl,
+)
+from atkd_jax.losses.returns import discounted_returns, reverse_kl_rewards, whitened
 from atkd_jax.losses.targets import cross_entropy, target_log_prob, teacher_uncertainty
 from atkd_jax.losses.whole_batch import atkd, atkd_diagnostics, decoupled_kd
 
@@ -51,21 +67,27 @@ __all__ = [
     "atkd",
     "atkd_diagnostics",
     "atkd_token_weights",
+    "clipped_surrogate",
     "cross_entropy",
     "decoupled_divergence",
     "decoupled_kd",
     "decoupled_terms",
+    "discounted_returns",
     "diversity_kd",
     "forward_kl",
     "generalized_jsd",
     "hard_token_mask",
     "hard_token_threshold",
+    "importance_weights",
     "linear_atkd",
     "linear_decoupled_terms",
     "linear_divergence",
     "linear_target_log_prob",
     "linear_weighted_sum",
+    "mixed_log_probs",
     "reverse_kl",
+    "reverse_kl_rewards",
+    "single_step_reverse_kl",
     "skewed_forward_kl",
     "skewed_reverse_kl",
     "target_kd",
@@ -73,4 +95,5 @@ __all__ = [
     "teacher_uncertainty",
     "total_variation",
     "uncertainty_weighted_kl",
+    "whitened",
 ]
