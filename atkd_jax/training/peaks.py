@@ -1,0 +1,88 @@
+"""How fast the devices can multiply matrices at most: known for accelerators, measured for CPUs."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+# Dense bfloat16 operations per second of one jax device, by its `device_kind`, from the vendors' data sheets. A device
+# is a chip, but one of two cores on TPU v2, v3 and 7x.
+_KNOWN = {
+    "TPU v2": 22.5e12,
+    "TPU v3": 61.5e12,
+    "TPU v4": 275e12,
+    "TPU v4 lite": 138e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "TPU7x": 1153.5e12,
+    "Tesla V100-SXM2-16GB": 125e12,
+    "Tesla V100-SXM2-32GB": 125e12,
+    "Tesla T4": 65e12,
+    "NVIDIA L4": 121e12,
+    "NVIDIA L40S": 362e12,
+    "NVIDIA A10G": 70e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100-PCIE-40GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA GH200 480GB": 989e12,
+    "NVIDIA B200": 2250e12,
+}
+_SIZES = (1024, 2048)
+_REPEATS = 3
+
+
+class Peak(NamedTuple):
+    """What the model's arithmetic is divided by to give MFU.
+
+    Attributes:
+        flops_per_second: Of all devices together; None where it is not known.
+        source: Where the number is from, or why there is none, as the rest of a sentence.
+    """
+
+    flops_per_second: float | None
+    source: str
+
+
+def peak_of(devices: list[jax.Device]) -> Peak:
+    """Returns the peak of all these devices.
+
+    The known peaks are those of bfloat16, whatever the arithmetic, so that MFU compares with what others report. CPUs
+    are measured, in float32, which takes less than a second; devices of one machine's CPU share its cores.
+    """
+    kinds = {device.device_kind for device in devices}
+    if {device.platform for device in devices} == {"cpu"}:
+        if jax.process_count() > 1:
+            return Peak(None, "several processes may share the cores of a CPU")
+        return Peak(measured_peak(), "the fastest product of two float32 matrices that was measured at the start")
+    unknown = sorted(kinds - _KNOWN.keys())
+    if unknown:
+        return Peak(None, f"the peak of {', '.join(unknown)} is not in the table")
+    return Peak(sum(_KNOWN[device.device_kind] for device in devices), "the data sheet, dense bfloat16")
+
+
+def measured_peak() -> float:
+    """Returns the most float32 operations per second that a product of two square matrices reached on this machine."""
+    return max(_rate_of(size) for size in _SIZES)
+
+
+def _rate_of(size: int) -> float:
+    square = jnp.full((size, size), 1.0 / size, jnp.float32)
+    product = jax.jit(jnp.matmul).lower(square, square).compile()
+    product(square, square).block_until_ready()
+    seconds = []
+    for _ in range(_REPEATS):
+        began = time.perf_counter()
+        product(square, square).block_until_ready()
+        seconds.append(time.perf_counter() - began)
+    return 2.0 * size**3 / min(seconds)
