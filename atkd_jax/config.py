@@ -222,6 +222,13 @@ class MeshConfig(_Node):
 
     fsdp: int = Field(default=1, ge=1, description="Parameters and batch rows are split over this axis.")
     tensor: int = Field(default=1, ge=1, description="Heads, MLP width and vocabulary are split over this axis.")
+    sequence: int = Field(default=1, ge=1, description="The tokens of a row are split over this axis, for long rows.")
+    teacher_fsdp: int | None = Field(
+        default=None, ge=1, description="The teacher's own fsdp; the student's if not set. It spreads a large teacher."
+    )
+    teacher_tensor: int | None = Field(
+        default=None, ge=1, description="The teacher's own tensor; the student's if not set."
+    )
 
 
 class DistributedConfig(_Node):

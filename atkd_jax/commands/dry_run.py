@@ -18,7 +18,7 @@ from atkd_jax.config import Config
 from atkd_jax.config_file import dump_config
 from atkd_jax.interop import fetch_model, read_config
 from atkd_jax.models import DecoderConfig, logical_axes
-from atkd_jax.sharding import make_mesh, parameter_shardings, row_sharding, rows_divisor
+from atkd_jax.sharding import TOKENS, Meshes, make_meshes, parameter_shardings, row_sharding
 from atkd_jax.training.optimizer import make_optimizer
 from atkd_jax.training.placement import state_shardings
 from atkd_jax.training.state import initial_state
@@ -58,34 +58,37 @@ def print_dry_run(config: Config, *, console: Console) -> None:
     directory = fetch_model(config.teacher.model, cache_dir=config.cache_dir, report=console.print)
     teacher = read_config(directory)
     student = student_shape(config.student, teacher=teacher)
-    mesh = make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
-    plan = make_plan(config, mesh=mesh, teacher=teacher, student=student)
+    meshes = make_meshes(**config.mesh.model_dump())
+    plan = make_plan(config, meshes=meshes, teacher=teacher, student=student)
     console.print(dump_config(config), highlight=False, soft_wrap=True)
-    console.print(f"mesh: {', '.join(f'{axis} {size}' for axis, size in mesh.shape.items())}", highlight=False)
+    console.print(
+        f"mesh: {', '.join(f'{axis} {size}' for axis, size in meshes.student.shape.items())}", highlight=False
+    )
     console.print(_models_table(plan, teacher, student))
     console.print(_shardings_table(plan.student))
     console.print(_memory_table(plan.memory))
     console.print("Nothing was started.")
 
 
-def make_plan(config: Config, *, mesh: Mesh, teacher: DecoderConfig, student: DecoderConfig) -> Plan:
+def make_plan(config: Config, *, meshes: Meshes, teacher: DecoderConfig, student: DecoderConfig) -> Plan:
     """Counts parameters and bytes from shapes.
 
     Args:
         config: The run.
-        mesh: The devices that it would run on.
+        meshes: The devices that it would run on.
         teacher: The teacher's shape.
         student: The student's shape.
 
     Returns:
         The plan. Its memory is what a step holds for certain; the activations that the backward pass keeps come on top.
     """
+    mesh = meshes.student
     teacher_params = _abstract_params(teacher, config.teacher.dtype)
     student_params = _abstract_params(student, "float32")
     optimizer = make_optimizer(config.optimizer, steps=config.training.steps)
     state = jax.eval_shape(lambda params: initial_state(params, optimizer=optimizer, seed=0), student_params)
     shardings = state_shardings(student_params, mesh=mesh, optimizer=optimizer)
-    teacher_shardings = parameter_shardings(mesh, logical_axes(teacher_params), teacher_params)
+    teacher_shardings = parameter_shardings(meshes.teacher, logical_axes(teacher_params), teacher_params)
     memory = [
         _memory("teacher's weights", teacher_params, teacher_shardings),
         _memory("student's weights", student_params, shardings.params),
@@ -110,7 +113,7 @@ def _step_memory(config: Config, mesh: Mesh, *, teacher: DecoderConfig, student:
 def _logits_memory(config: Config, mesh: Mesh, vocabularies: Sequence[int]) -> Memory:
     """Returns what the logits of one chunk of tokens take, of which every device has its own."""
     tokens = config.training.batch_size * config.data.sequence_length // config.training.microbatches
-    chunk = min(config.training.chunk_tokens, tokens // rows_divisor(mesh))
+    chunk = min(config.training.chunk_tokens, tokens // math.prod(mesh.shape[axis] for axis in TOKENS))
     on_device = sum(4 * chunk * -(-vocabulary // config.mesh.tensor) for vocabulary in vocabularies)
     return Memory("both models' logits", on_device * mesh.size, on_device)
 

@@ -8,11 +8,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from atkd_jax.models.config import DecoderConfig
 from atkd_jax.models.linear import Linear
 from atkd_jax.models.norms import make_norm
 from atkd_jax.models.rotary import rotate
+from atkd_jax.models.sequence_attention import WHOLE_ROW, Stripe, attention_on_mesh
 
 # Far below every score and still finite, so that a row with nothing to attend to stays free of NaN.
 MASKED_SCORE = -1e30
@@ -21,6 +23,8 @@ MASKED_SCORE = -1e30
 # A long row's queries are worked through in at most so many parts of at least so many tokens.
 _MOST_PARTS = 8
 _SHORTEST_PART = 128
+# And in slices of at most so many scores a head, which a loop takes one by one.
+_MOST_SCORES = 2**22
 
 
 class Scores(NamedTuple):
@@ -43,6 +47,7 @@ def causal_attention(
     *,
     window: int | jax.Array | None = None,
     scores: Scores = Scores(),  # noqa: B008 (it cannot change)
+    stripe: Stripe = WHOLE_ROW,
 ) -> jax.Array:
     """Return what each token gathers from itself and the tokens before it in its own segment.
 
@@ -51,36 +56,51 @@ def causal_attention(
     so that no [T, T] array is kept.
 
     Args:
-        query: [B, T, heads, head_dim].
+        query: [B, T / stripe.count, heads, head_dim], of every token or of a stripe of them.
         key: [B, kv_heads, T, head_dim], with heads a multiple of kv_heads.
         value: like key.
         segment_ids: int [B, T].
         window: see `attention_mask`.
         scores: see `grouped_query_attention`.
+        stripe: which tokens the queries are of.
 
     Returns:
-        [B, T, heads, head_dim] in the value's dtype.
+        Like query, in the value's dtype.
     """
     length = query.shape[1]
     part = max(_SHORTEST_PART, -(-length // _MOST_PARTS))
-    attend = jax.checkpoint(partial(_attend_up_to, scores=scores), prevent_cse=False, static_argnums=(5, 6))
+    attend = jax.checkpoint(partial(_attend_up_to, scores=scores), prevent_cse=False, static_argnums=(6, 7, 8))
     parts = [
-        attend(query, key, value, segment_ids, window, start, min(start + part, length))
+        attend(query, key, value, segment_ids, window, stripe.first, stripe.count, start, min(start + part, length))
         for start in range(0, length, part)
     ]
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
 
 
-def _attend_up_to(query, key, value, segment_ids, window, start: int, end: int, *, scores: Scores) -> jax.Array:
-    """Do the queries from `start` to `end`."""
-    mask = attention_mask(
-        query_segments=segment_ids[:, start:end],
-        key_segments=segment_ids[:, :end],
-        query_slots=jnp.arange(start, end),
-        key_slots=jnp.arange(end),
-        window=window,
-    )
-    return grouped_query_attention(query[:, start:end], key[:, :, :end], value[:, :, :end], mask, scores=scores)
+def _attend_up_to(query, key, value, segment_ids, window, first, count: int, start: int, end: int, *, scores: Scores):
+    """Do the queries from `start` to `end`, a slice of them at a time where their scores would be many."""
+    keys_end = end * count
+    key, value, key_segments = key[:, :, :keys_end], value[:, :, :keys_end], segment_ids[:, :keys_end]
+
+    def attend(query: jax.Array, slots: jax.Array) -> jax.Array:
+        mask = attention_mask(
+            query_segments=jnp.take(segment_ids, slots, axis=1),
+            key_segments=key_segments,
+            query_slots=slots,
+            key_slots=jnp.arange(keys_end),
+            window=window,
+        )
+        return grouped_query_attention(query, key, value, mask, scores=scores)
+
+    query, slots = query[:, start:end], first + count * jnp.arange(start, end)
+    slices = 1
+    while (end - start) * keys_end > _MOST_SCORES * slices and (end - start) % (2 * slices) == 0:
+        slices *= 2
+    if slices == 1:
+        return attend(query, slots)
+    query = query.reshape(query.shape[0], slices, -1, *query.shape[2:]).swapaxes(0, 1)
+    found = jax.lax.map(jax.checkpoint(lambda part: attend(*part)), (query, slots.reshape(slices, -1)))
+    return found.swapaxes(0, 1).reshape(found.shape[1], -1, *found.shape[3:])
 
 
 def attention_mask(
@@ -167,13 +187,15 @@ class Attention(nnx.Module):
         self.scores = Scores(scale, config.attention_softcap)
 
     def queries_keys_values(
-        self, x: jax.Array, angles: tuple[jax.Array, jax.Array] | None
+        self, x: jax.Array, angles: tuple[jax.Array, jax.Array] | None, shape: tuple[int, ...]
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Return the heads of `x` [B, T, width], queries and keys turned by their positions where there are angles.
+        """Return the heads of `x`, queries and keys turned by their positions where there are angles.
 
-        Queries are [B, T, heads, head_dim]; keys and values [B, kv_heads, T, head_dim], as a cache holds them.
+        `x` is [B, T, width] or [B T, width], and `shape` is (B, T). Queries are [B, T, heads, head_dim]; keys and
+        values [B, kv_heads, T, head_dim], as a cache holds them.
         """
-        query, key, value = self.query(x), self.key(x), self.value(x)
+        heads = self.query(x), self.key(x), self.value(x)
+        query, key, value = (each.reshape(*shape, *each.shape[-2:]) for each in heads)
         if self.qk_norm == "head":
             query, key = self.query_norm(query), self.key_norm(key)
         elif self.qk_norm == "all_heads":
@@ -182,9 +204,14 @@ class Attention(nnx.Module):
             query, key = rotate(query, *angles), rotate(key, *angles)
         return query, key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
 
-    def causal(self, query, key, value, segment_ids: jax.Array, window: int | jax.Array | None) -> jax.Array:
-        """Return `causal_attention` by this model's rule for scores."""
-        return causal_attention(query, key, value, segment_ids, window=window, scores=self.scores)
+    def causal(
+        self, query, key, value, segment_ids: jax.Array, window: int | jax.Array | None, mesh: Mesh | None = None
+    ) -> jax.Array:
+        """Return `causal_attention` by this model's rule for scores, on a mesh where the heads and tokens lie."""
+        attend = partial(causal_attention, scores=self.scores)
+        if mesh is None or mesh.size == 1:
+            return attend(query, key, value, segment_ids, window=window)
+        return attention_on_mesh(attend, mesh, query, key, value, segment_ids, window)
 
     def masked(self, query, key, value, mask: jax.Array) -> jax.Array:
         """Return `grouped_query_attention` by this model's rule for scores."""

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from atkd_jax.errors import InputError
 from atkd_jax.models.attention import attention_mask
@@ -20,6 +21,7 @@ from atkd_jax.models.linear import Linear
 from atkd_jax.models.norms import make_norm
 from atkd_jax.models.remat import Remat, check_remat, rematerialised
 from atkd_jax.models.rotary import rotary_angles
+from atkd_jax.sharding import SEQUENCE_AXIS, constrain
 
 # The window of a layer -> who may look at whom.
 Masks = Callable[[int | jax.Array | None], jax.Array]
@@ -104,7 +106,12 @@ class Decoder(nnx.Module):
         return graphdef, (stacked, None if kinds.shared() else kinds.stacked())
 
     def hidden_states(
-        self, tokens: jax.Array, *, positions: jax.Array | None = None, segment_ids: jax.Array | None = None
+        self,
+        tokens: jax.Array,
+        *,
+        positions: jax.Array | None = None,
+        segment_ids: jax.Array | None = None,
+        mesh: Mesh | None = None,
     ) -> jax.Array:
         """Return the states that the head turns into logits: [B, T, head_width] in `dtype`.
 
@@ -115,11 +122,18 @@ class Decoder(nnx.Module):
             tokens: int [B, T].
             positions: int [B, T], restarting in every segment; 0, 1, 2, ... if not given.
             segment_ids: int [B, T]; all one segment if not given.
+            mesh: where rows, tokens and heads are split, by `atkd_jax.sharding`; the compiler decides if not given.
         """
-        return self._run_layers(tokens, positions, segment_ids, keep_heads=False)[0]
+        return self._run_layers(tokens, positions, segment_ids, keep_heads=False, mesh=mesh)[0]
 
     def _run_layers(
-        self, tokens: jax.Array, positions: jax.Array | None, segment_ids: jax.Array | None, *, keep_heads: bool
+        self,
+        tokens: jax.Array,
+        positions: jax.Array | None,
+        segment_ids: jax.Array | None,
+        *,
+        keep_heads: bool,
+        mesh: Mesh | None = None,
     ) -> tuple[jax.Array, Any]:
         """Return the final states and, if they are to be kept, all layers' keys and values, stacked."""
         if positions is None:
@@ -131,12 +145,16 @@ class Decoder(nnx.Module):
 
         def body(x, layer):
             params, kind = layer
-            x, keys_values = nnx.merge(graphdef, params)(x, segment_ids, angles, shared or kind)
-            return x, keys_values if keep_heads else None
+            x, keys_values = nnx.merge(graphdef, params)(x, segment_ids, angles, shared or kind, mesh)
+            return constrain(x, mesh, *axes), keys_values if keep_heads else None
 
-        x = self._embed(tokens, positions, room=tokens.shape[1])
+        x = constrain(self._embed(tokens, positions, room=tokens.shape[1]), mesh, "rows", "length", "width")
+        axes = ("rows", "length", "width")
+        if mesh is None or mesh.shape[SEQUENCE_AXIS] == 1:
+            # One axis of tokens, unless each device has its part of every row, which no such axis expresses.
+            x, axes = x.reshape(-1, x.shape[-1]), ("tokens", "width")
         x, keys_values = jax.lax.scan(rematerialised(body, self.remat), x, scanned)
-        return self._unembed(x), keys_values
+        return self._unembed(x.reshape(*tokens.shape, -1)), keys_values
 
     def head_matrix(self) -> jax.Array:
         """Return the matrix that turns hidden states into logits: [head_width, vocab] in the parameters' dtype.

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import Mesh
 
 from atkd_jax.models.attention import Attention
 from atkd_jax.models.config import DecoderConfig
@@ -43,11 +44,12 @@ class DecoderLayer(nnx.Module):
         return self.placement in ("pre", "sandwich")
 
     def queries_keys_values(
-        self, x: jax.Array, angles: Angles | None, kind: LayerKind
+        self, x: jax.Array, angles: Angles | None, kind: LayerKind, shape: tuple[int, ...] | None = None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Return the heads of the residual stream `x`; see `Attention.queries_keys_values`."""
         own = None if angles is None else (angles[0][kind.rotation], angles[1][kind.rotation])
-        return self.attention.queries_keys_values(self.attention_norm(x) if self._norms_first else x, own)
+        x = self.attention_norm(x) if self._norms_first else x
+        return self.attention.queries_keys_values(x, own, shape or x.shape[:-1])
 
     def finish(self, x: jax.Array, gathered: jax.Array) -> jax.Array:
         """Return the residual stream after this layer, from `x` before it and what its heads have gathered."""
@@ -68,9 +70,13 @@ class DecoderLayer(nnx.Module):
         return x + branch
 
     def __call__(
-        self, x: jax.Array, segment_ids: jax.Array, angles: Angles | None, kind: LayerKind
+        self, x: jax.Array, segment_ids: jax.Array, angles: Angles | None, kind: LayerKind, mesh: Mesh | None = None
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """Return the residual stream [B, T, width] after this layer, and the layer's keys and values."""
-        query, key, value = self.queries_keys_values(x, angles, kind)
-        gathered = checkpoint_name(self.attention.causal(query, key, value, segment_ids, kind.window), GATHERED)
-        return self.finish(x, gathered), (key, value)
+        """Return the residual stream after this layer, and the layer's keys and values.
+
+        The stream is [B, T, width], or [B T, width] where T is not split over devices.
+        """
+        query, key, value = self.queries_keys_values(x, angles, kind, segment_ids.shape)
+        gathered = self.attention.causal(query, key, value, segment_ids, kind.window, mesh)
+        gathered = checkpoint_name(gathered, GATHERED)
+        return self.finish(x, gathered.reshape(*x.shape[:-1], *gathered.shape[-2:])), (key, value)

@@ -43,7 +43,8 @@ class Linear(nnx.Module):
         rest = x.shape[: x.ndim - self.num_inputs]
         # As plain matrices, the gradients too come out in the kernel's own layout: on CPUs a fifth of the backward
         # pass went into turning them.
-        product = x.reshape(-1, math.prod(inputs)) @ kernel.reshape(-1, math.prod(outputs))
+        product = x.reshape(*rest, math.prod(inputs)) @ kernel.reshape(-1, math.prod(outputs))
         if self.has_bias:
-            product = product + self.bias[...].astype(x.dtype).reshape(1, -1)
+            bias = self.bias[...].astype(x.dtype).reshape(-1)
+            product = product + jnp.broadcast_to(bias, product.shape)
         return product.reshape(*rest, *outputs)

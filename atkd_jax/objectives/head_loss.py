@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from atkd_jax import losses
 from atkd_jax.objectives.weighting import Objective, Weighting, weighted_sum
-from atkd_jax.sharding import ROWS, VOCAB_AXIS, even_columns, map_tokens
+from atkd_jax.sharding import TOKENS, VOCAB_AXIS, even_columns, map_tokens
 
 Metrics = dict[str, jax.Array]
 _Arrays = dict[str, Any]
@@ -100,7 +100,7 @@ def head_loss(
         loss, terms = terms_of(**by_token, **by_word)
     else:
         by_word = jax.tree.map(lambda head: even_columns(head, heads.vocab_size, mesh), by_word)
-        split = partial(terms_of, vocab_axis=VOCAB_AXIS, token_axes=ROWS)
+        split = partial(terms_of, vocab_axis=VOCAB_AXIS, token_axes=TOKENS)
         loss, terms = map_tokens(lambda own, words: split(**own, **words), mesh, tokens=by_token, heads=by_word)
     metrics = {name: weighted_sum(metric, terms) for name, metric in tokens.weighting.metrics.items()}
     return loss, metrics
@@ -131,7 +131,7 @@ def target_log_probs(
     by_token: _Arrays = {"hidden": hidden, "targets": targets, "mask": mask}
     if mesh is None or mesh.size == 1:
         return of(**by_token, head=head)
-    split = partial(of, vocab_axis=VOCAB_AXIS, token_axes=ROWS)
+    split = partial(of, vocab_axis=VOCAB_AXIS, token_axes=TOKENS)
 
     def own(tokens: _Arrays, head: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jnp.zeros(()), split(**tokens, head=head)

@@ -1,10 +1,11 @@
-"""Where arrays live and who takes part: device mesh, the one table from logical axes to mesh axes, processes."""
+"""Where arrays live and who takes part: device mesh, the tables from logical axes to mesh axes, processes."""
 
 from atkd_jax.sharding.agreement import PendingSum, SumOverProcesses, gathered
-from atkd_jax.sharding.mesh import RowShare, make_mesh, row_share
+from atkd_jax.sharding.mesh import Meshes, RowShare, make_mesh, make_meshes, row_share
 from atkd_jax.sharding.processes import join_processes, leave_after_error, process_name
 from atkd_jax.sharding.rules import (
-    ROWS,
+    TOKENS,
+    constrain,
     parameter_sharding,
     parameter_shardings,
     replicated,
@@ -13,19 +14,24 @@ from atkd_jax.sharding.rules import (
     shard_batch,
     spread,
 )
-from atkd_jax.sharding.token_map import VOCAB_AXIS, even_columns, map_tokens
+from atkd_jax.sharding.token_map import SEQUENCE_AXIS, VOCAB_AXIS, even_columns, map_heads, map_tokens
 
 __all__ = [
-    "ROWS",
+    "SEQUENCE_AXIS",
+    "TOKENS",
     "VOCAB_AXIS",
+    "Meshes",
     "PendingSum",
     "RowShare",
     "SumOverProcesses",
+    "constrain",
     "even_columns",
     "gathered",
     "join_processes",
     "leave_after_error",
     "make_mesh",
+    "make_meshes",
+    "map_heads",
     "map_tokens",
     "parameter_sharding",
     "parameter_shardings",

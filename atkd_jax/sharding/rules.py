@@ -1,11 +1,14 @@
-"""The one table: which logical axis of an array lies on which axis of the mesh."""
+"""The two tables, of parameters and of activations: which logical axis lies on which axes of the mesh."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from atkd_jax.sharding.mesh import row_parts
 
 PARAMETER_RULES: dict[str, str | None] = {
     "layers": None,
@@ -18,6 +21,18 @@ PARAMETER_RULES: dict[str, str | None] = {
     "experts": None,
 }
 ROWS = ("data", "fsdp")
+ACTIVATION_RULES: dict[str, tuple[str, ...]] = {
+    "rows": ROWS,
+    "length": ("sequence",),
+    "tokens": (*ROWS, "sequence"),
+    "width": (),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "head_dim": (),
+    "mlp": ("tensor",),
+}
+# Over which axes the tokens of a batch are split.
+TOKENS = ACTIVATION_RULES["tokens"]
 
 
 def parameter_sharding(mesh: Mesh, logical_axes: Sequence[str | None], shape: Sequence[int]) -> NamedSharding:
@@ -46,6 +61,31 @@ def parameter_shardings(mesh: Mesh, logical_axes: Any, shapes: Any) -> Any:
     return jax.tree.map(lambda leaf, names: parameter_sharding(mesh, names, leaf.shape), shapes, logical_axes)
 
 
+def activation_spec(mesh: Mesh, logical_axes: Sequence[str | None], shape: Sequence[int]) -> PartitionSpec:
+    """Returns how an activation is split, from the names of its axes; one that the mesh does not divide stays whole.
+
+    Raises:
+      ValueError: if a logical axis is not in the table, or the number of names is not the number of dimensions.
+    """
+    if len(logical_axes) != len(shape) or not {*logical_axes} <= {*ACTIVATION_RULES, None}:
+        raise ValueError(
+            f"activation_spec: axes must be as many as the dimensions of {tuple(shape)} and among "
+            f"{sorted(ACTIVATION_RULES)}, got {tuple(logical_axes)}"
+        )
+    axes = [ACTIVATION_RULES[name] if name else () for name in logical_axes]
+    parts = [math.prod(mesh.shape[axis] for axis in each) for each in axes]
+    fits = [bool(each) and size % count == 0 for each, size, count in zip(axes, shape, parts, strict=True)]
+    return PartitionSpec(*[each if fit else None for each, fit in zip(axes, fits, strict=True)])
+
+
+def constrain(array: jax.Array, mesh: Mesh | None, *logical_axes: str | None) -> jax.Array:
+    """Returns an activation within a compiled program, told to lie where the table says; as it is on one device."""
+    if mesh is None or mesh.size == 1:
+        return array
+    spec = activation_spec(mesh, logical_axes, array.shape)
+    return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
+
+
 def spread(arrays: Any, shardings: Any) -> Any:
     """Returns a tree of arrays where a tree of shardings says.
 
@@ -69,12 +109,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def row_sharding(mesh: Mesh, *, leading_axes: int = 0) -> NamedSharding:
     """Returns the sharding of `[..., rows, length]`, where rows follow `leading_axes` axes that are not split."""
-    return NamedSharding(mesh, PartitionSpec(*([None] * leading_axes), ROWS))
+    axes = ACTIVATION_RULES["rows"], ACTIVATION_RULES["length"]
+    return NamedSharding(mesh, PartitionSpec(*([None] * leading_axes), *axes))
 
 
 def rows_divisor(mesh: Mesh) -> int:
     """Returns the number of parts that the rows of a batch are split into."""
-    return int(np.prod([mesh.shape[axis] for axis in ROWS]))
+    return math.prod(mesh.shape[axis] for axis in ROWS)
 
 
 def shard_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -82,10 +123,20 @@ def shard_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array
 
     Args:
       mesh: All processes' devices.
-      batch: `[rows, length]` arrays; on several processes, the rows of this one.
+      batch: `[rows, length]` arrays; on several processes, the rows of this one, whole also where others share them.
 
     Returns:
-      The same names with global arrays, split over rows.
+      The same names with global arrays, split over rows and length.
     """
-    sharding = row_sharding(mesh)
-    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+    parts, sharding = row_parts(mesh), row_sharding(mesh)
+
+    def place(array: np.ndarray) -> jax.Array:
+        each = len(array) // len(parts)
+
+        def own(index: tuple[slice, ...]) -> np.ndarray:
+            first = parts.index((index[0].start or 0) // each) * each
+            return array[(slice(first, first + each), *index[1:])]
+
+        return jax.make_array_from_callback((each * rows_divisor(mesh), *array.shape[1:]), sharding, own)
+
+    return {name: place(array) for name, array in batch.items()}

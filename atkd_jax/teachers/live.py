@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from atkd_jax.models.decoder import Decoder
 from atkd_jax.objectives import target_log_probs
+from atkd_jax.sharding import constrain
 
 
 class TeacherSignal(NamedTuple):
@@ -46,14 +47,14 @@ def teacher_signal(
         mask: bool, the same shape, true where a token counts.
         vocab_size: The tokenizer's number of ids; columns of the head beyond it are padding.
         with_target_log_probs: False spares the product with the head.
-        mesh: Rows and the head's columns are split over its devices; None or a single device splits nothing.
+        mesh: How the teacher is split over devices; None or a single device splits nothing.
     """
     teacher = nnx.merge(graphdef, params)
     head = teacher.head_matrix()
 
     def one(part: tuple[dict[str, jax.Array], jax.Array, jax.Array]) -> TeacherSignal:
         inputs, part_targets, part_mask = part
-        hidden = teacher.hidden_states(**inputs)
+        hidden = teacher.hidden_states(**inputs, mesh=mesh)
         if not with_target_log_probs:
             return TeacherSignal(hidden, jnp.zeros(part_mask.shape, jnp.float32))
         found = target_log_probs(
@@ -68,6 +69,8 @@ def teacher_signal(
         return TeacherSignal(hidden, found)
 
     parts = ({name: batch[name] for name in ("tokens", "positions", "segment_ids")}, targets, mask)
+    # The rows may have come as another model's mesh splits them.
+    parts = jax.tree.map(lambda array: constrain(array, mesh, None, "rows", "length"), parts)
     if mask.shape[0] == 1:  # Without a loop around it, the compiler shares what it can with the loss.
         return jax.tree.map(lambda array: array[None], one(jax.tree.map(lambda array: array[0], parts)))
     return jax.lax.map(one, parts)

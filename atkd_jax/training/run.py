@@ -21,26 +21,25 @@ from atkd_jax.interop import fetch_model, load_tokenizer, require_same_tokenizer
 from atkd_jax.models import Decoder
 from atkd_jax.objectives import make_objective
 from atkd_jax.sharding import (
+    Meshes,
     SumOverProcesses,
-    make_mesh,
-    replicated,
+    make_meshes,
     row_sharding,
     row_share,
-    rows_divisor,
     shard_batch,
 )
 from atkd_jax.teachers import LoadedTeacher, load_teacher, teacher_signal
 from atkd_jax.training.checkpoints import Checkpoints
+from atkd_jax.training.compiled_step import jitted_train_step, require_even_batch
 from atkd_jax.training.loop import LoopSettings, Outcome, run_loop
 from atkd_jax.training.metrics import MetricsWriter, NoMetrics
-from atkd_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from atkd_jax.training.optimizer import make_optimizer
 from atkd_jax.training.placement import place_state, placing_on
 from atkd_jax.training.progress import ProgressLine
 from atkd_jax.training.same_run import require_same_run
 from atkd_jax.training.shared_batches import SharedBatches
 from atkd_jax.training.shared_directory import require_shared_directory, turn_on_this_host
 from atkd_jax.training.state import TrainState
-from atkd_jax.training.step import make_train_step
 from atkd_jax.training.student import build_student
 
 
@@ -69,11 +68,12 @@ def train(
     """
     console = console or Console()
     report = partial(console.print, highlight=False, soft_wrap=True)
-    mesh = make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
-    _check(config, mesh)
+    meshes = make_meshes(**config.mesh.model_dump())
+    mesh = meshes.student
+    _check(config, meshes)
     with turn_on_this_host(config.cache_dir):
         fetch_model(config.teacher.model, cache_dir=config.cache_dir, report=report)
-    teacher = load_teacher(config.teacher, cache_dir=config.cache_dir, place=placing_on(mesh), report=report)
+    teacher = load_teacher(config.teacher, cache_dir=config.cache_dir, place=placing_on(meshes.teacher), report=report)
     batches = open_batches(config, teacher.tokenizer, mesh)
     models, state, optimizer = _prepare(config, mesh, teacher)
     require_shared_directory(config.run_dir)
@@ -92,7 +92,7 @@ def train(
             return Outcome(state, None)
         checkpoints.require_room(state)
         before_start()
-        return _run(config, mesh, models, optimizer, state, batches, checkpoints, console)
+        return _run(config, meshes, models, optimizer, state, batches, checkpoints, console)
 
 
 def open_batches(config: Config, tokenizer: Any, mesh: Mesh) -> SharedBatches:
@@ -116,15 +116,10 @@ def open_batches(config: Config, tokenizer: Any, mesh: Mesh) -> SharedBatches:
     return SharedBatches(batches, share, example_count=len(examples), sequence_length=length)
 
 
-def _check(config: Config, mesh: Mesh) -> None:
+def _check(config: Config, meshes: Meshes) -> None:
     if config.run_dir.exists() and not config.run_dir.is_dir():
         raise InputError(f"run_dir {config.run_dir} must be a directory, but a file is in its place; name another one")
-    parts = rows_divisor(mesh) * config.training.microbatches
-    if config.training.batch_size % parts:
-        raise InputError(
-            f"training.batch_size={config.training.batch_size} must be a multiple of {parts}: "
-            f"{rows_divisor(mesh)} devices share the rows, times training.microbatches={config.training.microbatches}"
-        )
+    require_even_batch(config, meshes)
 
 
 def _prepare(
@@ -149,7 +144,7 @@ def _prepare(
 
 def _run(
     config: Config,
-    mesh: Mesh,
+    meshes: Meshes,
     models: _Models,
     optimizer: optax.GradientTransformation,
     state: TrainState,
@@ -157,26 +152,22 @@ def _run(
     checkpoints: Checkpoints,
     console: Console,
 ) -> Outcome:
-    step_function = make_train_step(
+    compiled = jitted_train_step(
+        config,
+        meshes=meshes,
         student=models.student_graph,
         teacher=models.teacher_graph,
-        objective=make_objective(config.objective),
         optimizer=optimizer,
         vocab_size=models.vocab_size,
-        chunk_tokens=config.training.chunk_tokens,
-        mesh=mesh,
-        microbatches=config.training.microbatches,
-        schedule=learning_rate_schedule(config.optimizer, steps=config.training.steps),
+        state=jax.tree.map(lambda array: array.sharding, state),
+        teacher_params=jax.tree.map(lambda array: array.sharding, models.teacher_params),
     )
-    # A state that was read and one that was computed lie alike, so that both go through one program.
-    shardings = jax.tree.map(lambda array: array.sharding, state)
-    compiled = jax.jit(step_function, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
     settings = LoopSettings(
         steps=config.training.steps,
         log_every_steps=config.training.log_every_steps,
         checkpoint_every_steps=config.checkpoint.every_steps,
         max_nonfinite_steps=config.training.max_nonfinite_steps,
-        teacher_seconds=_teacher_seconds(config, mesh, models),
+        teacher_seconds=_teacher_seconds(config, meshes.teacher, models),
     )
     start = int(state.step)
     writes = jax.process_index() == 0
@@ -188,8 +179,8 @@ def _run(
             _one_at_a_time(lambda state, batch: compiled(state, models.teacher_params, batch)),
             state,
             batches,
-            place=lambda batch: shard_batch(mesh, batch),
-            add_up=SumOverProcesses(mesh).start,
+            place=lambda batch: shard_batch(meshes.student, batch),
+            add_up=SumOverProcesses(meshes.student).start,
             settings=settings,
             checkpoints=checkpoints,
             metrics=metrics,

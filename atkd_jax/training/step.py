@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 
 from atkd_jax.models.decoder import Decoder
 from atkd_jax.objectives import Heads, Objective, Tokens, head_loss, next_token_targets
-from atkd_jax.teachers import teacher_signal
+from atkd_jax.sharding import constrain
+from atkd_jax.teachers import TeacherSignal, teacher_signal
 from atkd_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -29,6 +30,7 @@ def make_train_step(
     microbatches: int = 1,
     chunk_tokens: int = 512,
     mesh: Mesh | None = None,
+    teacher_mesh: Mesh | None = None,
     schedule: optax.Schedule | None = None,
 ) -> TrainStep:
     """Returns `train_step(state, teacher_params, batch) -> (state, metrics)`, to be jitted by the caller.
@@ -46,6 +48,7 @@ def make_train_step(
         microbatches: How many equal parts the rows are worked through in.
         chunk_tokens: How many counted tokens go through the heads at once on a device, see `head_loss`.
         mesh: Where rows and parameters are split over devices; None for one device.
+        teacher_mesh: The same devices as the teacher's parameters are split over them; as `mesh` if None.
         schedule: The optimizer's learning rate, which is then among the metrics.
     """
 
@@ -59,7 +62,11 @@ def make_train_step(
             mask=mask,
             vocab_size=vocab_size,
             with_target_log_probs=objective.needs_teacher_probability,
-            mesh=mesh,
+            mesh=teacher_mesh or mesh,
+        )
+        signal = TeacherSignal(
+            constrain(signal.hidden, mesh, None, "rows", "length", "width"),
+            constrain(signal.target_log_probs, mesh, None, "rows", "length"),
         )
         weighting = objective.weighting(signal.target_log_probs, mask)
         teaching = nnx.merge(teacher, teacher_params)
@@ -70,7 +77,7 @@ def make_train_step(
             model = nnx.merge(student, params)
             return head_loss(
                 objective,
-                student_hidden=model.hidden_states(**inputs),
+                student_hidden=model.hidden_states(**inputs, mesh=mesh),
                 heads=Heads(
                     model.head_matrix(), teacher_head, vocab_size, (model.logit_softcap, teaching.logit_softcap)
                 ),

@@ -11,7 +11,7 @@ from atkd_jax.commands import dry_run
 from atkd_jax.config import Config
 from atkd_jax.interop import load_model, read_config
 from atkd_jax.models import prune_layers
-from atkd_jax.sharding import make_mesh
+from atkd_jax.sharding import make_meshes
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def plan(untrained, tiny_teacher_directory):
     def make(config: Config = untrained, **axes):
         teacher = read_config(tiny_teacher_directory)
         student = dry_run.student_shape(config.student, teacher=teacher)
-        return dry_run.make_plan(config, mesh=make_mesh(**axes), teacher=teacher, student=student)
+        return dry_run.make_plan(config, meshes=make_meshes(**axes), teacher=teacher, student=student)
 
     return make
 
@@ -84,7 +84,7 @@ def test_it_prints_the_config_and_the_plan_and_starts_nothing(untrained):
     dry_run.print_dry_run(untrained, console=Console(file=stream, width=140))
     text = stream.getvalue()
     assert Config.model_validate(yaml.safe_load(text.partition("mesh:")[0])) == untrained
-    assert "mesh: data 8, fsdp 1, tensor 1" in text
+    assert "mesh: data 8, fsdp 1, sequence 1, tensor 1" in text
     for words in ("layers.attention.query.kernel", "optimizer's state", "MiB", "Nothing was started."):
         assert words in text
     assert not untrained.run_dir.exists()

@@ -3,7 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atkd_jax.sharding import make_mesh, parameter_sharding, parameter_shardings, rows_divisor, shard_batch
+from atkd_jax.sharding import (
+    constrain,
+    make_mesh,
+    parameter_sharding,
+    parameter_shardings,
+    rows_divisor,
+    shard_batch,
+)
 
 
 def test_axes_follow_the_table():
@@ -40,3 +47,23 @@ def test_batches_are_split_over_rows_and_keep_their_values():
     assert rows_divisor(mesh) == 4
     assert sharded.addressable_shards[0].data.shape == (2, 3)
     np.testing.assert_array_equal(np.asarray(sharded), tokens)
+
+
+def test_long_rows_are_split_over_sequence_as_well():
+    mesh = make_mesh(fsdp=2, sequence=4)
+    tokens = np.arange(2 * 8, dtype=np.int32).reshape(2, 8)
+    sharded = shard_batch(mesh, {"tokens": tokens})["tokens"]
+    assert sharded.addressable_shards[0].data.shape == (1, 2)
+    np.testing.assert_array_equal(np.asarray(sharded), tokens)
+
+
+def test_activations_follow_their_own_table():
+    mesh = make_mesh(fsdp=2, sequence=2, tensor=2)
+    x = jax.jit(lambda x: constrain(x, mesh, "rows", "length", "heads", "head_dim"))(jnp.ones((4, 6, 2, 3)))
+    assert x.sharding.shard_shape(x.shape) == (2, 3, 1, 3)
+    # Three rows do not divide, and stay whole.
+    x = jax.jit(lambda x: constrain(x, mesh, "rows", "length", "width"))(jnp.ones((3, 6, 2)))
+    assert x.sharding.shard_shape(x.shape) == (3, 3, 2)
+    assert constrain(x, None, "rows", "length", "width") is x
+    with pytest.raises(ValueError, match=r"axes must be as many as the dimensions of \(3, 6, 2\)"):
+        constrain(x, mesh, "rows", "length")

@@ -2,20 +2,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from atkd_jax.sharding import ROWS, VOCAB_AXIS, even_columns, make_mesh, map_tokens
+from atkd_jax.sharding import TOKENS, VOCAB_AXIS, even_columns, make_mesh, map_tokens
 
 
-def test_rows_and_columns_lie_on_their_axes_and_gradients_are_summed():
-    mesh = make_mesh(fsdp=2, tensor=2)
-    hidden, head = jax.random.normal(jax.random.key(0), (8, 3)), jax.random.normal(jax.random.key(1), (3, 5))
+def test_tokens_and_columns_lie_on_their_axes_and_gradients_are_summed():
+    mesh = make_mesh(fsdp=2, sequence=2, tensor=2)
+    hidden, head = jax.random.normal(jax.random.key(0), (2, 4, 3)), jax.random.normal(jax.random.key(1), (3, 5))
 
     def split(hidden, head):
         def own(hidden, head):
-            assert hidden.shape == (2, 3)
+            assert hidden.shape == (1, 2, 3)
             assert head.shape == (3, 3)
-            logits = hidden @ jax.lax.pcast(head, ROWS, to="varying")
+            logits = hidden @ jax.lax.pcast(head, TOKENS, to="varying")
             sums = jax.lax.psum(jnp.sum(logits**2, axis=-1), VOCAB_AXIS)
-            return jax.lax.psum(jnp.sum(sums), ROWS), sums
+            return jax.lax.psum(jnp.sum(sums), TOKENS), sums
 
         total, sums = map_tokens(own, mesh, tokens=hidden, heads=even_columns(head, 5, mesh))
         return total, sums

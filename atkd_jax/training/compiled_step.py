@@ -1,0 +1,81 @@
+"""The train step of a config as one jitted function: the same for a run and for a plan of it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from flax import nnx
+
+from atkd_jax.config import Config
+from atkd_jax.errors import InputError
+from atkd_jax.models import Decoder
+from atkd_jax.objectives import make_objective
+from atkd_jax.sharding import SEQUENCE_AXIS, Meshes, replicated, row_sharding, rows_divisor
+from atkd_jax.training.optimizer import learning_rate_schedule
+from atkd_jax.training.step import make_train_step
+
+BATCH = ("tokens", "positions", "segment_ids", "loss_mask")
+
+
+def jitted_train_step(
+    config: Config,
+    *,
+    meshes: Meshes,
+    student: nnx.GraphDef[Decoder],
+    teacher: nnx.GraphDef[Decoder],
+    optimizer: optax.GradientTransformation,
+    vocab_size: int,
+    state: Any,
+    teacher_params: Any,
+) -> Callable[..., Any]:
+    """Returns `step(state, teacher_params, batch)`, jitted; the state's memory is given to the new state.
+
+    Args:
+        config: The run.
+        meshes: How the devices are arranged for each model.
+        student: The student's structure.
+        teacher: The teacher's structure.
+        optimizer: The config's.
+        vocab_size: The tokenizer's number of ids.
+        state: The tree of shardings of a state.
+        teacher_params: The tree of shardings of the teacher's parameters.
+    """
+    step = make_train_step(
+        student=student,
+        teacher=teacher,
+        objective=make_objective(config.objective),
+        optimizer=optimizer,
+        vocab_size=vocab_size,
+        chunk_tokens=config.training.chunk_tokens,
+        mesh=meshes.student,
+        teacher_mesh=meshes.teacher,
+        microbatches=config.training.microbatches,
+        schedule=learning_rate_schedule(config.optimizer, steps=config.training.steps),
+    )
+    # A state that was read and one that was computed lie alike, so that both go through one program.
+    batch = dict.fromkeys(BATCH, row_sharding(meshes.student))
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(state, teacher_params, batch),
+        out_shardings=(state, replicated(meshes.student)),
+    )
+
+
+def require_even_batch(config: Config, meshes: Meshes) -> None:
+    """Raises InputError where the rows or their tokens do not fall into equal parts for the devices."""
+    batch_size, microbatches = config.training.batch_size, config.training.microbatches
+    for mesh in meshes:
+        parts = rows_divisor(mesh) * microbatches
+        if batch_size % parts:
+            raise InputError(
+                f"training.batch_size={batch_size} must be a multiple of {parts}: {rows_divisor(mesh)} devices share "
+                f"the rows, times training.microbatches={microbatches}"
+            )
+    square = meshes.student.shape[SEQUENCE_AXIS] ** 2
+    if config.data.sequence_length % square:
+        raise InputError(
+            f"data.sequence_length={config.data.sequence_length} must be a multiple of {square}, the square of "
+            "mesh.sequence, so that the devices that share a row have equal parts of its attention"
+        )
