@@ -99,7 +99,7 @@ def _attend_up_to(query, key, value, segment_ids, window, first, count: int, sta
     if slices == 1:
         return attend(query, slots)
     query = query.reshape(query.shape[0], slices, -1, *query.shape[2:]).swapaxes(0, 1)
-    found = jax.lax.map(jax.checkpoint(lambda part: attend(*part)), (query, slots.reshape(slices, -1)))
+    found = jax.lax.map(jax.checkpoint(lambda part: attend(part[0], part[1])), (query, slots.reshape(slices, -1)))
     return found.swapaxes(0, 1).reshape(found.shape[1], -1, *found.shape[3:])
 
 

@@ -133,7 +133,7 @@ def shard_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array
     def place(array: np.ndarray) -> jax.Array:
         each = len(array) // len(parts)
 
-        def own(index: tuple[slice, ...]) -> np.ndarray:
+        def own(index: Any) -> np.ndarray:
             first = parts.index((index[0].start or 0) // each) * each
             return array[(slice(first, first + each), *index[1:])]
 

@@ -79,7 +79,5 @@ def test_every_device_computes_as_much(monkeypatch):
 
 
 def test_a_row_that_does_not_divide_is_refused():
-    with pytest.raises(
-        InputError, match=r"mesh.sequence=4: a row must have a multiple of 16 tokens, its square"
-    ):
+    with pytest.raises(InputError, match=r"mesh.sequence=4: a row must have a multiple of 16 tokens, its square"):
         attention_on_mesh(causal_attention, make_mesh(sequence=4), *map(jnp.asarray, drawn(24)), None)
