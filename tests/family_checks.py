@@ -27,7 +27,7 @@ SHAPE = {
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
+    "max_position_embeddings": 96,
     "initializer_range": 0.15,
     "pad_token_id": None,
     "bos_token_id": None,
@@ -136,15 +136,15 @@ class FamilyChecks:
         for (path, of_torch), of_jax in zip(paths, jax.tree.leaves(actual), strict=True):
             np.testing.assert_allclose(of_jax, of_torch, atol=1e-4, rtol=1e-4, err_msg=str(path))
 
-    def test_greedy_text_from_the_cache_is_that_of_full_passes(self, opened):
-        graphdef, params = nnx.split(opened(self.fullest)[2])
+    def test_greedy_text_is_that_of_transformers(self, opened):
+        """64 tokens after prompts of unequal length in one batch, well beyond the windows of layers that have them."""
+        oracle, _, model = opened(self.fullest)
         prompts = [TOKENS[0, :9].tolist(), TOKENS[1, :4].tolist()]
-        answers = generate(graphdef, params, prompts, max_new_tokens=8, eos_ids=(), pad_id=0)
-        rows = np.zeros((2, 24), np.int32)
-        for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            assert len(answer) == 8
-            rows[row, : len(prompt) + 8] = prompt + answer
-        logits = np.asarray(jax.jit(lambda params: nnx.merge(graphdef, params)(rows))(params))
-        for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            following = logits[row, len(prompt) - 1 : len(prompt) + 7]
-            assert following.argmax(axis=-1).tolist() == answer
+        answers = generate(*nnx.split(model), prompts, max_new_tokens=64, eos_ids=(), pad_id=0)
+        for prompt, answer in zip(prompts, answers, strict=True):
+            tokens = torch.tensor([prompt])
+            mask = torch.ones_like(tokens)
+            settings = {"max_new_tokens": 64, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+            written = oracle.generate(tokens, attention_mask=mask, **settings)
+            assert len(set(answer)) > 8  # A text of one word would say little.
+            assert answer == written[0, len(prompt) :].tolist()

@@ -10,12 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from atkd_jax.errors import InputError
-from atkd_jax.generation.decoding import decode_until_end
-from atkd_jax.generation.prompts import check_prompts, left_pad
-from atkd_jax.generation.sampling import greedy, sample
-from atkd_jax.models import KVCache
+from atkd_jax.generation.decoding import Ending
+from atkd_jax.generation.prompts import check_prompts
+from atkd_jax.generation.rows import Knobs, Plan, Rows, begin_rows, go_on_rows, place_rows
+from atkd_jax.sharding import rows_divisor
+
+# Where the host looks for stop strings, it does so after every so many tokens.
+_SEGMENT_TOKENS = 16
+EndOf = Callable[[Sequence[int]], int | None]
 
 
 def generate(
@@ -30,7 +35,10 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     key: jax.Array | None = None,
+    numbers: Sequence[int] | None = None,
+    end_of: EndOf | None = None,
     batch_size: int | None = None,
+    mesh: Mesh | None = None,
 ) -> list[list[int]]:
     """Return what a `Decoder` writes after each prompt: token ids, the prompt left out, a closing EOS kept.
 
@@ -38,8 +46,9 @@ def generate(
     prompt number i is `jax.random.fold_in(key, i)`, and of its token number t that folded with t. During the call there
     is a second copy of the layers' parameters, taken apart for the loop.
 
-    One program is compiled for each number of rows, length of a rectangle of prompts (`prompts.bucket_length`),
-    `max_new_tokens`, `eos_ids` and `top_k`; temperatures and the values of `top_p` share it.
+    Two programs are compiled, for the prompts and for the loop, for each number of rows, length of a rectangle of
+    prompts (`prompts.bucket_length`), `max_new_tokens`, `eos_ids` and `top_k`; temperatures and the values of `top_p`
+    share them.
 
     Args:
         graphdef: of the decoder, from `nnx.split`.
@@ -52,97 +61,83 @@ def generate(
         top_k: draw among so many of the likeliest tokens.
         top_p: draw among the fewest tokens with so much of the probability together.
         key: needed where tokens are drawn.
+        numbers: the prompts' numbers, from which their keys come; 0, 1, 2, ... if not given.
+        end_of: an answer's tokens so far -> how many of them it shall have, or None while it goes on, as
+            `stop_strings.stop_at` makes it.
         batch_size: work through the prompts in groups of so many rows; all at once if not given.
+        mesh: rows are split over its devices, as in training; all processes pass the same prompts and get all answers.
 
     Raises:
         InputError: where there is no prompt, a prompt has no token or one outside of the vocabulary, or a setting is
             out of its range.
     """
     config = nnx.merge(graphdef, params).config
-    _check_settings(max_new_tokens, temperature, top_k, top_p, key, batch_size)
+    check_settings(max_new_tokens, temperature, top_k, top_p, key, batch_size)
     check_prompts(prompts, vocab_size=config.vocab_size)
     is_greedy = temperature == 0
-    run = partial(
-        _generate_rows,
-        graphdef,
-        params,
-        temperature=jnp.float32(temperature),
-        top_p=None if is_greedy or top_p is None or top_p == 1 else jnp.float32(top_p),
-        top_k=None if is_greedy else top_k,
+    plan = Plan(
+        models=(graphdef,),
+        ending=Ending(max_new_tokens, tuple(eos_ids), pad_id),
         is_greedy=is_greedy,
-        max_new_tokens=max_new_tokens,
-        eos_ids=tuple(eos_ids),
-        pad_id=pad_id,
+        top_k=None if is_greedy else top_k,
+        mesh=mesh,
     )
+    write = partial(write_rows, plan, (params,), knobs=make_knobs(temperature, top_p), end_of=end_of)
+    numbers = range(len(prompts)) if numbers is None else numbers
+    keys = row_keys(jax.random.key(0) if key is None else key, numbers)
     rows = min(batch_size or len(prompts), len(prompts))
-    groups = (range(start, start + rows) for start in range(0, len(prompts), rows))
-    return [answer for numbers in groups for answer in _generate_group(run, prompts, numbers, key=key, pad_id=pad_id)]
+    answers = []
+    for start in range(0, len(prompts), rows):
+        group, own = prompts[start : start + rows], keys[start : start + rows]
+        answers += write(place_group(group, own, rows=rows, pad_id=pad_id, mesh=mesh))[: len(group)]
+    return answers
 
 
-def _generate_group(
-    run: Callable, prompts: Sequence[Sequence[int]], numbers: range, *, key: jax.Array | None, pad_id: int
+def row_keys(key: jax.Array, numbers: Sequence[int]) -> jax.Array:
+    """Return a key for each number, whatever its neighbours are."""
+    return jax.vmap(partial(jax.random.fold_in, key))(np.asarray(numbers))
+
+
+def make_knobs(temperature: float, top_p: float | None) -> Knobs:
+    """Return the settings of a drawing; of greedy text they have no influence."""
+    no_cut = top_p is None or top_p == 1 or temperature == 0
+    return Knobs(jnp.float32(temperature or 1.0), None if no_cut else jnp.float32(top_p))
+
+
+def place_group(
+    prompts: Sequence[Sequence[int]], keys: jax.Array, *, rows: int, pad_id: int, mesh: Mesh | None
+) -> Rows:
+    """Return the prompts in at least `rows` rows that the mesh's devices share evenly, the last ones unwanted."""
+    divisor = 1 if mesh is None else rows_divisor(mesh)
+    rows = -(-rows // divisor) * divisor
+    filled = jnp.concatenate([keys, jnp.repeat(keys[:1], rows - len(keys))]) if rows > len(keys) else keys
+    return place_rows(prompts, filled, rows=rows, pad_id=pad_id, mesh=mesh)
+
+
+def write_rows(
+    plan: Plan, params: tuple[Any, ...], rows: Rows, *, knobs: Knobs, end_of: EndOf | None = None
 ) -> list[list[int]]:
-    """Return the answers to the prompts of these numbers; numbers beyond the last prompt only fill the group up."""
-    group = prompts[numbers.start : numbers.stop]
-    tokens, present = left_pad(group, rows=len(numbers), pad_id=pad_id)
-    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(0) if key is None else key))(np.asarray(numbers))
-    written, lengths = map(np.asarray, run(tokens, present, np.arange(len(numbers)) < len(group), keys))
-    return [row[:length].tolist() for row, length in zip(written, lengths, strict=True)][: len(group)]
+    """Return the tokens that each row writes."""
+    room = plan.ending.max_new_tokens
+    writing = begin_rows(plan, params, rows, knobs)
+    segment = room if end_of is None else _SEGMENT_TOKENS
+    cuts: dict[int, int] = {}
+    for until in range(min(segment, room), room + segment, segment):
+        writing = go_on_rows(plan, params, rows, knobs, writing, jnp.int32(min(until, room)))
+        written, lengths, ended = (np.array(array) for array in (writing.written, writing.lengths, writing.ended))
+        if end_of is None:
+            break
+        for row in set(range(len(written))) - set(cuts):
+            end = end_of(written[row, : lengths[row]].tolist()) if lengths[row] else None
+            if end is not None:
+                cuts[row], ended[row] = end, True
+        if ended.all():
+            break
+        writing = writing._replace(ended=jax.device_put(ended, writing.ended.sharding))
+    return [written[row, : cuts.get(row, lengths[row])].tolist() for row in range(len(written))]
 
 
-@partial(jax.jit, static_argnames=("graphdef", "top_k", "is_greedy", "max_new_tokens", "eos_ids", "pad_id"))
-def _generate_rows(
-    graphdef: nnx.GraphDef,
-    params: Any,
-    tokens: jax.Array,
-    present: jax.Array,
-    is_wanted: jax.Array,
-    keys: jax.Array,
-    *,
-    temperature: jax.Array,
-    top_p: jax.Array | None,
-    top_k: int | None,
-    is_greedy: bool,
-    max_new_tokens: int,
-    eos_ids: tuple[int, ...],
-    pad_id: int,
-) -> tuple[jax.Array, jax.Array]:
-    """Prefill, then the loop, for one rectangle of prompts; rows that are not wanted end at once."""
-    model = nnx.merge(graphdef, params)
-    prompt_lengths = jnp.sum(present, axis=1, dtype=jnp.int32)
-    positions = jnp.maximum(jnp.cumsum(present, axis=1, dtype=jnp.int32) - 1, 0)
-    hidden, cache = model.prefill(
-        tokens,
-        positions=positions,
-        segment_ids=present.astype(jnp.int32),
-        max_length=tokens.shape[1] + max_new_tokens,
-    )
-    layers = model.unstacked_layers()
-
-    def advance(tokens: jax.Array, step: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
-        positions = (prompt_lengths + step)[:, None]
-        hidden, cache = model.decode(tokens[:, None], positions=positions, cache=cache, layers=layers)
-        return model.logits(hidden[:, 0]), cache
-
-    def choose(logits: jax.Array, step: jax.Array) -> jax.Array:
-        if is_greedy:
-            return greedy(logits)
-        step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)
-        return sample(logits, step_keys, temperature=temperature, top_k=top_k, top_p=top_p)
-
-    return decode_until_end(
-        model.logits(hidden[:, -1]),
-        cache.unstacked(),
-        advance=advance,
-        choose=choose,
-        max_new_tokens=max_new_tokens,
-        eos_ids=eos_ids,
-        pad_id=pad_id,
-        is_wanted=is_wanted,
-    )
-
-
-def _check_settings(
+def check_settings(
     max_new_tokens: int,
     temperature: float,
     top_k: int | None,

@@ -2,9 +2,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from atkd_jax.generation.decoding import decode_until_end
+from atkd_jax.generation.decoding import Ending, begin_writing, go_on_writing
 
 VOCAB = 8
+
+
+def decode_until_end(first, state, *, advance, choose, max_new_tokens, eos_ids, pad_id, stops=(), **more):
+    """Writes to the end, at once or with a pause at each of `stops`."""
+    ending = Ending(max_new_tokens, eos_ids, pad_id)
+    writing = begin_writing(first, state, choose=choose, ending=ending, **more)
+    for until in (*stops, max_new_tokens):
+        writing = go_on_writing(writing, advance=advance, choose=choose, ending=ending, until=until)
+    return writing.written, writing.lengths
 
 
 def next_is_one_more(tokens):
@@ -94,3 +103,10 @@ def test_the_step_given_to_advance_is_that_of_the_token_given():
     )
     jax.effects_barrier()
     assert seen == [True] * 3
+
+
+def test_a_pause_changes_nothing():
+    for whole, paused in zip(
+        count_up([0, 4], room=6, ends=(6,)), count_up([0, 4], room=6, ends=(6,), stops=(1, 2, 5)), strict=True
+    ):
+        np.testing.assert_array_equal(whole, paused)

@@ -2,12 +2,17 @@ import jax
 import numpy as np
 import pytest
 import torch
+import transformers
 from flax import nnx
 from llama_oracle import GROUPED, make_pair
 
+from atkd_jax.data.templates import render_prompt
 from atkd_jax.errors import InputError
 from atkd_jax.generation import generate
-from atkd_jax.generation.generate import _generate_rows
+from atkd_jax.generation.decoding import Ending
+from atkd_jax.generation.generate import make_knobs
+from atkd_jax.generation.rows import Plan, begin_rows, go_on_rows, place_rows
+from atkd_jax.interop import load_model, load_tokenizer
 from atkd_jax.models import logical_axes
 from atkd_jax.sharding import make_mesh, parameter_shardings
 
@@ -81,6 +86,15 @@ def test_a_row_does_not_depend_on_its_neighbours(model):
     assert second[1] != second[2]  # The same prompt under another key.
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_row_does_not_depend_on_how_many_rows_there_are(model, batch_size):
+    key = jax.random.key(0)
+    together = generate(*model, PROMPTS, **DRAWN, key=key)
+    assert generate(*model, PROMPTS, **DRAWN, key=key, batch_size=batch_size) == together
+    alone = generate(*model, PROMPTS[2:3], **DRAWN, key=key, numbers=[2])
+    assert alone == together[2:3]
+
+
 def test_a_key_tells_what_is_drawn(model):
     first, again, other = (generate(*model, PROMPTS, **DRAWN, key=jax.random.key(seed)) for seed in (0, 0, 1))
     assert first == again
@@ -97,10 +111,10 @@ def test_a_temperature_near_zero_and_a_cut_to_one_token_are_greedy(model, greedy
 
 def test_prompts_of_one_bucket_share_a_program(model):
     generate(*model, [[1] * 17], **DRAWN, key=jax.random.key(0))
-    programs = _generate_rows._cache_size()
+    programs = begin_rows._cache_size(), go_on_rows._cache_size()
     settings = DRAWN | {"temperature": 0.5, "top_p": 0.3}
     generate(*model, [[1] * 24], **settings, key=jax.random.key(1))
-    assert _generate_rows._cache_size() == programs
+    assert (begin_rows._cache_size(), go_on_rows._cache_size()) == programs
 
 
 def test_parameters_split_over_devices_write_the_same(model, greedy_answers):
@@ -108,6 +122,53 @@ def test_parameters_split_over_devices_write_the_same(model, greedy_answers):
     mesh = make_mesh(fsdp=2, tensor=2)
     split = jax.device_put(params, parameter_shardings(mesh, logical_axes(params), params))
     assert generate(graphdef, split, PROMPTS, **SETTINGS) == greedy_answers
+
+
+@pytest.fixture(scope="module")
+def sharded(model):
+    """The parameters as training has them on eight devices, which share the rows too."""
+    mesh = make_mesh(fsdp=2, tensor=2)
+    return mesh, jax.device_put(model[1], parameter_shardings(mesh, logical_axes(model[1]), model[1]))
+
+
+def test_sharded_like_training_the_text_is_the_same(model, sharded, greedy_answers):
+    mesh, params = sharded
+    assert generate(model[0], params, PROMPTS[:3], **SETTINGS, mesh=mesh) == greedy_answers[:3]
+    drawn = generate(*model, PROMPTS[:3], **DRAWN, key=jax.random.key(0))
+    assert generate(model[0], params, PROMPTS[:3], **DRAWN, key=jax.random.key(0), mesh=mesh) == drawn
+
+
+def test_the_cache_is_split_over_rows(model, sharded):
+    mesh, params = sharded
+    plan = Plan((model[0],), Ending(4, (), 0), is_greedy=True, top_k=None, mesh=mesh)
+    rows = place_rows(PROMPTS, jax.random.split(jax.random.key(0), 4), rows=4, pad_id=0, mesh=mesh)
+    writing = begin_rows(plan, (params,), rows, make_knobs(0.0, None))
+    keys = writing.state[0].key[0]
+    assert keys.sharding.shard_shape(keys.shape)[0] == 1
+
+
+def test_an_answer_ends_where_it_is_told_to(model, greedy_answers):
+    """As stop strings do it: the answers' tokens are looked at while they are written."""
+    ends = [answer[index] for answer, index in zip(greedy_answers, (20, 3, 40, 63), strict=True)]
+    lengths = [answer.index(end) + 1 for answer, end in zip(greedy_answers, ends, strict=True)]
+
+    def end_of(tokens):
+        row = next(row for row, answer in enumerate(greedy_answers) if answer[: len(tokens)] == list(tokens))
+        return lengths[row] if len(tokens) >= lengths[row] else None
+
+    answers = generate(*model, PROMPTS, **SETTINGS, end_of=end_of)
+    assert answers == [answer[:length] for answer, length in zip(greedy_answers, lengths, strict=True)]
+
+
+@pytest.mark.wheel
+def test_greedy_text_of_smollm2_is_that_of_transformers(smollm2_directory):
+    oracle = transformers.AutoModelForCausalLM.from_pretrained(smollm2_directory, dtype=torch.float32).eval()
+    tokenizer = load_tokenizer(smollm2_directory)
+    questions = ["What is the capital of France?", "Write a Python function that adds two numbers and explain it."]
+    prompts = [render_prompt(question, tokenizer, "chat") for question in questions]
+    answers = generate(*nnx.split(load_model(smollm2_directory)), prompts, **SETTINGS)
+    assert "Paris" in tokenizer.decode(answers[0])
+    assert answers == [torch_greedy(oracle, prompt) for prompt in prompts]
 
 
 @pytest.mark.parametrize(
