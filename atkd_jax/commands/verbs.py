@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
@@ -46,6 +47,16 @@ class GenerateOptions(Options):
 
     prompt: Annotated[str, tyro.conf.arg(metavar="TEXT")] = ""
     """What to answer; it goes through the config's data.template."""
+    prompts: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """A JSONL file of what to answer: `prompt`, or `instruction` and perhaps `input`, a line."""
+    split: str = ""
+    """Answer the prompts of this split of the config's data.source, such as train."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """The JSONL file of `prompt` and `response` that answers to many prompts become; a stop loses no finished batch."""
+    batch_size: int = 16
+    """How many of many prompts are answered at once."""
+    stop: tuple[str, ...] = ()
+    """An answer ends before the first of these texts."""
     model: Literal["student", "teacher"] = "student"
     """Who answers: the run's newest checkpoint, or the teacher."""
     max_new_tokens: int = 128
@@ -81,7 +92,7 @@ VERBS = {
     "fetch": Verb("Bring a model into the cache, as a Hugging Face directory.", FetchOptions),
     "train": Verb("Distil the teacher into the student; the same command goes on after a stop.", TrainOptions),
     "evaluate": Verb("Measure teacher, student before and student after on held-out examples.", EvaluateOptions),
-    "generate": Verb("Answer a prompt with the run's student, or with its teacher.", GenerateOptions),
+    "generate": Verb("Answer a prompt, or a file of them, with the run's student or its teacher.", GenerateOptions),
     "export": Verb("Write the run's student as a Hugging Face directory."),
     "local": Verb(
         "Run train or evaluate in several processes on this machine, on its CPU: local VERB ...", LocalOptions

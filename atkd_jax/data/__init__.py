@@ -7,6 +7,7 @@
 from atkd_jax.data.counts import Counts
 from atkd_jax.data.evaluation_batches import EvaluationBatches, evaluation_batches
 from atkd_jax.data.examples import Example, Examples, spaced_examples
+from atkd_jax.data.jsonl import read_prompts
 from atkd_jax.data.sources import open_source
 from atkd_jax.data.templates import Template, render_prompt
 from atkd_jax.data.training_batches import TrainingBatches, merge_states, training_batches
@@ -21,6 +22,7 @@ __all__ = [
     "evaluation_batches",
     "merge_states",
     "open_source",
+    "read_prompts",
     "render_prompt",
     "spaced_examples",
     "training_batches",

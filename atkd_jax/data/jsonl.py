@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,31 @@ class JsonLines:
         return f"JsonLines({str(self._path)!r}, {len(self)} examples)"
 
 
+def read_prompts(path: Path) -> list[str]:
+    """Returns the prompts of a JSONL file, whose lines need no response.
+
+    Raises:
+        InputError: no such file, a line that is no JSON object or has no prompt (with its number), or no prompts.
+    """
+    if not path.is_file():
+        raise InputError(f"The file of prompts {path} does not exist: give the path of a JSONL file.")
+    with path.open("rb") as file:
+        numbered = [(number, line) for number, line in enumerate(file, start=1) if line.strip()]
+    require_not_empty(numbered, where=f"The file of prompts {path}")
+    responses = {"response": "", "output": ""}
+    where = [f"{path} line {number}" for number, _ in numbered]
+    records = [_record(line, where=place) for place, (_, line) in zip(where, numbered, strict=True)]
+    examples = [
+        example_from_record(record | responses, where=place) for place, record in zip(where, records, strict=True)
+    ]
+    return [example.prompt for example in examples]
+
+
 def _parse(line: bytes, *, where: str) -> Example:
+    return example_from_record(_record(line, where=where), where=where)
+
+
+def _record(line: bytes, *, where: str) -> dict[str, Any]:
     try:
         record = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -66,4 +91,4 @@ def _parse(line: bytes, *, where: str) -> Example:
         raise InputError(f"{where} is no JSON ({error.msg}): each line must be one JSON object.") from error
     if not isinstance(record, dict):
         raise InputError(f"{where} is a JSON {type(record).__name__}, but each line must be one JSON object.")
-    return example_from_record(record, where=where)
+    return record

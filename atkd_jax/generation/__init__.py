@@ -2,5 +2,6 @@
 
 from atkd_jax.generation.generate import generate
 from atkd_jax.generation.sampling import sample
+from atkd_jax.generation.stop_strings import cut_at, stop_at
 
-__all__ = ["generate", "sample"]
+__all__ = ["cut_at", "generate", "sample", "stop_at"]

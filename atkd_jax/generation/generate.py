@@ -64,7 +64,7 @@ def generate(
         numbers: the prompts' numbers, from which their keys come; 0, 1, 2, ... if not given.
         end_of: an answer's tokens so far -> how many of them it shall have, or None while it goes on, as
             `stop_strings.stop_at` makes it.
-        batch_size: work through the prompts in groups of so many rows; all at once if not given.
+        batch_size: work through the prompts in groups of so many rows, the last one filled up; all at once if not given.
         mesh: rows are split over its devices, as in training; all processes pass the same prompts and get all answers.
 
     Raises:
@@ -85,7 +85,7 @@ def generate(
     write = partial(write_rows, plan, (params,), knobs=make_knobs(temperature, top_p), end_of=end_of)
     numbers = range(len(prompts)) if numbers is None else numbers
     keys = row_keys(jax.random.key(0) if key is None else key, numbers)
-    rows = min(batch_size or len(prompts), len(prompts))
+    rows = batch_size or len(prompts)
     answers = []
     for start in range(0, len(prompts), rows):
         group, own = prompts[start : start + rows], keys[start : start + rows]

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from atkd_jax.data.examples import Example
-from atkd_jax.data.jsonl import JsonLines
+from atkd_jax.data.jsonl import JsonLines, read_prompts
 from atkd_jax.errors import InputError
 
 
@@ -86,3 +86,14 @@ def test_a_file_that_changed_after_it_was_opened_is_reported(write_jsonl):
     write_jsonl({"prompt": "a much longer line than the one that stood here before", "response": "b"})
     with pytest.raises(InputError, match=r"at byte \d+ \(it changed after it was opened\)"):
         lines[1]
+
+
+def test_prompts_need_no_response(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "a"}\n\n{"instruction": "b", "input": "c"}\n{"prompt": "d", "response": "e"}\n')
+    assert read_prompts(path) == ["a", "b\n\nc\n", "d"]
+    path.write_text('{"prompt": "a"}\n{"text": "b"}\n')
+    with pytest.raises(InputError, match=r"prompts\.jsonl line 2 has the keys"):
+        read_prompts(path)
+    with pytest.raises(InputError, match=r"absent\.jsonl does not exist"):
+        read_prompts(tmp_path / "absent.jsonl")

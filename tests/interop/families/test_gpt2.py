@@ -9,7 +9,7 @@ GPT2_SHAPE = {
     "n_embd": 32,
     "n_layer": 3,
     "n_head": 4,
-    "n_positions": 64,
+    "n_positions": 96,
     "initializer_range": 0.15,
     "bos_token_id": None,
     "eos_token_id": None,
