@@ -70,12 +70,11 @@ def read_prompts(path: Path) -> list[str]:
         numbered = [(number, line) for number, line in enumerate(file, start=1) if line.strip()]
     require_not_empty(numbered, where=f"The file of prompts {path}")
     responses = {"response": "", "output": ""}
-    where = [f"{path} line {number}" for number, _ in numbered]
-    records = [_record(line, where=place) for place, (_, line) in zip(where, numbered, strict=True)]
-    examples = [
-        example_from_record(record | responses, where=place) for place, record in zip(where, records, strict=True)
-    ]
-    return [example.prompt for example in examples]
+    prompts = []
+    for number, line in numbered:
+        where = f"{path} line {number}"
+        prompts.append(example_from_record(_record(line, where=where) | responses, where=where).prompt)
+    return prompts
 
 
 def _parse(line: bytes, *, where: str) -> Example:

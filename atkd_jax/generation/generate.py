@@ -64,7 +64,8 @@ def generate(
         numbers: the prompts' numbers, from which their keys come; 0, 1, 2, ... if not given.
         end_of: an answer's tokens so far -> how many of them it shall have, or None while it goes on, as
             `stop_strings.stop_at` makes it.
-        batch_size: work through the prompts in groups of so many rows, the last one filled up; all at once if not given.
+        batch_size: work through the prompts in groups of so many rows, the last one filled up; all at once if
+            not given.
         mesh: rows are split over its devices, as in training; all processes pass the same prompts and get all answers.
 
     Raises:

@@ -8,7 +8,7 @@ from atkd_jax.errors import InputError
 PROMPTS = ["a", "b", "ü", "d", "e"]
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     pass
 
 
@@ -18,7 +18,7 @@ def write(out, *, fail_at=None, prompts=PROMPTS, settings=None):
 
     def answer(group, numbers):
         if fail_at in numbers:
-            raise Stopped
+            raise StoppedError
         asked.extend(numbers)
         return [f"{prompt} {number}" for prompt, number in zip(group, numbers, strict=True)]
 
@@ -30,7 +30,7 @@ def write(out, *, fail_at=None, prompts=PROMPTS, settings=None):
 
 def test_what_a_stop_left_is_finished_and_no_answer_is_asked_for_twice(tmp_path):
     out = tmp_path / "answers.jsonl"
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         write(out, fail_at=2)
     assert not out.exists()
     partial = tmp_path / "answers.jsonl.partial"
@@ -45,7 +45,7 @@ def test_what_a_stop_left_is_finished_and_no_answer_is_asked_for_twice(tmp_path)
 @pytest.mark.parametrize("change", [{"settings": {"seed": 1}}, {"prompts": ["x", *PROMPTS[1:]]}, {"prompts": ["a"]}])
 def test_what_was_begun_otherwise_is_refused(tmp_path, change):
     out = tmp_path / "answers.jsonl"
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         write(out, fail_at=4)
     with pytest.raises(
         InputError, match=r"answers\.jsonl\.partial was begun with other settings or prompts .*\"seed\""
@@ -56,6 +56,6 @@ def test_what_was_begun_otherwise_is_refused(tmp_path, change):
 def test_a_file_that_is_there_is_left_alone(tmp_path):
     out = tmp_path / "answers.jsonl"
     out.write_text("mine")
-    with pytest.raises(InputError, match="^generate: --out must be a new file, but .* is there already"):
+    with pytest.raises(InputError, match=r"^generate: --out must be a new file, but .* is there already"):
         write(out)
     assert out.read_text() == "mine"
