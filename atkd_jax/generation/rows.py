@@ -83,7 +83,8 @@ def place_rows(prompts: Sequence[Sequence[int]], keys: jax.Array, *, rows: int, 
         jax.make_array_from_callback(array.shape, row_sharding(mesh), lambda index, array=array: array[index])
         for array in (tokens, present, is_wanted, raw)
     ]
-    return Rows(*placed[:3], jax.random.wrap_key_data(placed[3], impl=jax.random.key_impl(keys)))
+    own_keys = jax.random.wrap_key_data(placed[3], impl=jax.random.key_impl(keys))
+    return Rows(placed[0], placed[1], placed[2], own_keys)
 
 
 @partial(jax.jit, static_argnames="plan")
