@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from atkd_jax.losses import pointwise, validation
-from atkd_jax.losses.log_space import binary_relative_entropy, relative_entropy, target_margin, without_target
+from atkd_jax.losses.log_space import binary_relative_entropy
+from atkd_jax.losses.rest_divergence import rest_terms
 
 DIRECTIONS = ("forward", "reverse")
 
@@ -178,10 +179,18 @@ def _terms(function: str, student_logits, teacher_logits, targets, temperature, 
     student, teacher = validation.floating(function, student_logits=student_logits, teacher_logits=teacher_logits)
     targets = validation.integers(function, "targets", targets, student.shape[:-1])
     student, teacher = validation.scaled(function, temperature, student, teacher)
-    student_margin, teacher_margin = target_margin(student, targets), target_margin(teacher, targets)
-    rests = without_target(teacher, targets), without_target(student, targets)
-    rest = relative_entropy(*(rests[::-1] if direction == "reverse" else rests))
-    return terms_of_margins(student_margin, teacher_margin, rest, direction)
+    return counted_terms(student, teacher, targets, None, direction)
+
+
+def counted_terms(
+    student_logits: jax.Array, teacher_logits: jax.Array, targets: jax.Array, mask: jax.Array | None, direction: str
+) -> DecoupledTerms:
+    """Returns `decoupled_terms` of arguments that are checked, and harmless ones where a token does not count."""
+    if direction == "reverse":
+        diversity_kd, student_margin, teacher_margin = rest_terms(student_logits, teacher_logits, targets, mask)
+    else:
+        diversity_kd, teacher_margin, student_margin = rest_terms(teacher_logits, student_logits, targets, mask)
+    return terms_of_margins(student_margin, teacher_margin, diversity_kd, direction)
 
 
 def terms_of_margins(

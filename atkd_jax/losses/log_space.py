@@ -19,7 +19,7 @@ from jax.custom_derivatives import SymbolicZero
 
 # A derivative's large intermediates are formed again in the backward pass. The barrier that keeps XLA from merging
 # them with the forward pass is left out, because merging them is right wherever it costs no memory.
-_recomputed = partial(jax.checkpoint, prevent_cse=False)
+recomputed = partial(jax.checkpoint, prevent_cse=False)
 
 
 def is_target(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -78,14 +78,14 @@ def _relative_entropy_jvp(primals, tangents):
     divergence = relative_entropy(*primals)
     p_tangent, q_tangent = tangents
 
-    @_recomputed
+    @recomputed
     def by_q(p_logits, q_logits, tangent):
         p_shifted, p_log_sum, p_mass = normalized(p_logits)
         q_shifted, q_log_sum, _ = normalized(q_logits)
         slope = jnp.exp(q_shifted - q_log_sum) - jnp.exp(p_shifted - p_log_sum)
         return jnp.sum(jnp.where(p_mass, slope, 0) * tangent, axis=-1)
 
-    @_recomputed
+    @recomputed
     def by_p(p_logits, q_logits, divergence, tangent):
         p_shifted, p_log_sum, _ = normalized(p_logits)
         q_shifted, q_log_sum, _ = normalized(q_logits)
@@ -129,7 +129,7 @@ def _target_margin_jvp(primals, tangents):
     margin = target_margin(*primals)
     tangent, _ = tangents
 
-    @_recomputed
+    @recomputed
     def by_logits(logits, targets, tangent):
         shifted, log_sum, _ = normalized(without_target(logits, targets))
         slope = jnp.where(is_target(logits, targets), 1, -jnp.exp(shifted - log_sum))

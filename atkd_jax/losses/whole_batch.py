@@ -12,9 +12,9 @@ from numbers import Real
 import jax
 import jax.numpy as jnp
 
-from atkd_jax.losses import validation
+from atkd_jax.losses import pointwise, validation
 from atkd_jax.losses.adaptive import decoupled_divergence
-from atkd_jax.losses.decoupling import DIRECTIONS, DecoupledTerms, decoupled_name, decoupled_terms
+from atkd_jax.losses.decoupling import DecoupledTerms, counted_terms, decoupled_name
 from atkd_jax.losses.gate import NORMALIZERS, atkd_token_weights, hard_token_mask, hard_token_threshold
 from atkd_jax.losses.log_space import target_margin
 
@@ -89,17 +89,9 @@ def atkd(
     validation.choice("atkd", "normalizer", normalizer, NORMALIZERS)
     hard_fraction = validation.fraction("atkd", "hard_fraction", hard_fraction)
     easy_weight = validation.weight("atkd", "easy_weight", easy_weight, largest=1.0)
-    student, teacher, targets, mask = _counted("atkd", student_logits, teacher_logits, targets, mask)
-    terms = decoupled_divergence(
-        student_logits=student,
-        teacher_logits=teacher,
-        targets=targets,
-        divergence=name,
-        beta=beta,
-        alpha=alpha,
-        temperature=temperature,
-    )
-    terms = _at_temperature_one(terms, teacher, targets, temperature)
+    student, teacher, targets, mask = _checked("atkd", student_logits, teacher_logits, targets, mask)
+    terms = _counted_terms("atkd", name, student, teacher, targets, mask, temperature, beta, alpha)
+    terms = _at_temperature_one(terms, teacher, targets, mask, temperature)
     log_probs = terms.teacher_target_log_prob
     hard = hard_token_mask(target_log_probs=log_probs, mask=mask, hard_fraction=hard_fraction)
     threshold = hard_token_threshold(target_log_probs=log_probs, mask=mask, hard_fraction=hard_fraction)
@@ -118,6 +110,9 @@ def decoupled_kd(
     diversity_weight: float = 1.0,
     direction: str = "forward",
     temperature: float = 1.0,
+    divergence: str | None = None,
+    beta: float = 0.5,
+    alpha: float = 0.1,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the Decoupled KD loss of a batch, in nats, and its diagnostics.
 
@@ -133,13 +128,16 @@ def decoupled_kd(
       diversity_weight: beta in the paper, not negative; may be a traced scalar.
       direction: "forward" for KLs from the teacher to the student, "reverse" for the other way.
       temperature: divides both models' logits; the loss is not scaled back by temperature^2.
+      divergence: a name as in `decoupled_divergence`, in place of the KL of that direction.
+      beta: of generalized_jsd, a Python number.
+      alpha: of the skewed KLs, a Python number.
 
     Returns:
       The loss, a scalar, and a dict of scalars: `counted_tokens`, `uncertainty_mean`, `target_kd_mean`,
       `diversity_kd_mean`. All are 0 where no token counts.
 
     Gradient:
-      Per token that of `decoupled_terms` with these weights divided by the number of counted tokens.
+      Per token that of `decoupled_divergence` with these weights divided by the number of counted tokens.
 
     Raises:
       TypeError: logits are not floating, targets not integer, or mask not boolean.
@@ -159,12 +157,11 @@ def decoupled_kd(
     Reference:
       Zhao et al., Decoupled Knowledge Distillation, arXiv 2203.08679, equation 7.
     """
-    validation.choice("decoupled_kd", "direction", direction, DIRECTIONS)
+    name = decoupled_name("decoupled_kd", direction, divergence)
     target_weight = validation.weight("decoupled_kd", "target_weight", target_weight)
     diversity_weight = validation.weight("decoupled_kd", "diversity_weight", diversity_weight)
-    student, teacher, targets, mask = _counted("decoupled_kd", student_logits, teacher_logits, targets, mask)
-    logits = {"student_logits": student, "teacher_logits": teacher}
-    terms = decoupled_terms(**logits, targets=targets, temperature=temperature, direction=direction)
+    student, teacher, targets, mask = _checked("decoupled_kd", student_logits, teacher_logits, targets, mask)
+    terms = _counted_terms("decoupled_kd", name, student, teacher, targets, mask, temperature, beta, alpha)
     dtype = terms.target_kd.dtype
     share = mask.astype(dtype) / jnp.maximum(jnp.sum(mask), 1).astype(dtype)
     weights = (jnp.asarray(weight, dtype) * share for weight in (target_weight, diversity_weight))
@@ -222,23 +219,43 @@ def atkd_diagnostics(*, terms: DecoupledTerms, hard: jax.Array, mask: jax.Array)
     }
 
 
-def _counted(function, student_logits, teacher_logits, targets, mask):
-    """Returns logits, targets and mask, checked, with uncounted positions made harmless."""
+def _checked(function, student_logits, teacher_logits, targets, mask):
     student, teacher = validation.floating(function, student_logits=student_logits, teacher_logits=teacher_logits)
     targets = validation.integers(function, "targets", targets, student.shape[:-1])
     mask = validation.boolean(function, "mask", mask, student.shape[:-1])
-    student, teacher = (jnp.where(mask[..., None], logits, 0) for logits in (student, teacher))
     return student, teacher, jnp.where(mask, targets, 0), mask
 
 
-def _at_temperature_one(terms: DecoupledTerms, teacher_logits, targets, temperature) -> DecoupledTerms:
+def _counted_terms(function, divergence, student, teacher, targets, mask, temperature, beta, alpha) -> DecoupledTerms:
+    """Returns `decoupled_divergence`, and harmless numbers where a token does not count."""
+    beta, alpha = validation.fraction(function, "beta", beta), validation.fraction(function, "alpha", alpha)
+    direction = pointwise.kl_direction(divergence, beta=beta, alpha=alpha)
+    if direction is not None:
+        student, teacher = validation.scaled(function, temperature, student, teacher)
+        return counted_terms(student, teacher, targets, mask, direction)
+    return decoupled_divergence(
+        student_logits=_without_uncounted(student, mask),
+        teacher_logits=_without_uncounted(teacher, mask),
+        targets=targets,
+        divergence=divergence,
+        beta=beta,
+        alpha=alpha,
+        temperature=temperature,
+    )
+
+
+def _at_temperature_one(terms: DecoupledTerms, teacher_logits, targets, mask, temperature) -> DecoupledTerms:
     """Returns the terms with the teacher's probability of the target as it is without a temperature."""
     if isinstance(temperature, Real) and temperature == 1:
         return terms
-    margin = target_margin(*validation.scaled("atkd", 1, teacher_logits), targets)
+    margin = target_margin(*validation.scaled("atkd", 1, _without_uncounted(teacher_logits, mask)), targets)
     return terms._replace(
         teacher_target_log_prob=jax.nn.log_sigmoid(margin), teacher_log_uncertainty=jax.nn.log_sigmoid(-margin)
     )
+
+
+def _without_uncounted(logits: jax.Array, mask: jax.Array) -> jax.Array:
+    return jnp.where(mask[..., None], logits, 0)
 
 
 def weighted_terms(terms: DecoupledTerms, target_weight: jax.Array, diversity_weight: jax.Array) -> jax.Array:

@@ -106,6 +106,17 @@ def test_decoupled_kd_agrees_with_numpy(oracle):
     )
 
 
+@pytest.mark.parametrize("name", ["generalized_jsd", "total_variation", "skewed_forward_kl", "skewed_reverse_kl"])
+def test_decoupled_kd_of_another_divergence(name):
+    student, teacher, targets, mask = random_case(11)
+    logits = {"student_logits": student, "teacher_logits": teacher}
+    options = {"divergence": name, "beta": 0.3, "alpha": 0.2, "temperature": 1.5}
+    terms = losses.decoupled_divergence(**logits, targets=targets, **options)
+    loss, _ = losses.decoupled_kd(**logits, targets=targets, mask=mask, target_weight=2.0, **options)
+    expected = np.asarray(2 * terms.target_kd + terms.diversity_kd)[mask].mean()
+    np.testing.assert_allclose(loss, expected, rtol=2e-6)
+
+
 @settings(max_examples=20)
 @given(st.integers(0, 10_000), st.sampled_from(["forward", "reverse"]))
 def test_what_does_not_count_has_no_influence(seed, direction):
