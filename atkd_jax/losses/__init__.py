@@ -15,6 +15,7 @@ One value per token, `[..., vocab]` -> `[...]`:
 Over a whole batch:
 
     atkd, decoupled_kd                   one scalar and a dict of diagnostics
+    mean_divergence                      the mean of any of the losses above
     hard_token_mask, hard_token_threshold, atkd_token_weights, atkd_diagnostics
                                          the parts of atkd, for batches that are worked through in micro-batches
 
@@ -51,6 +52,7 @@ from atkd_jax.losses.divergences import (
 from atkd_jax.losses.gate import atkd_token_weights, hard_token_mask, hard_token_threshold
 from atkd_jax.losses.linear import linear_atkd, linear_decoupled_terms
 from atkd_jax.losses.linear_divergence import linear_divergence, linear_target_log_prob, linear_weighted_sum
+from atkd_jax.losses.mean_divergence import mean_divergence
 from atkd_jax.losses.policy import (
     clipped_surrogate,
     importance_weights,
@@ -84,6 +86,7 @@ __all__ = [
     "linear_divergence",
     "linear_target_log_prob",
     "linear_weighted_sum",
+    "mean_divergence",
     "mixed_log_probs",
     "reverse_kl",
     "reverse_kl_rewards",

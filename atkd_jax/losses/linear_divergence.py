@@ -97,11 +97,13 @@ def linear_divergence(
     student = Model(student_hidden, student_head, student_bias)
     if divergence == "cross_entropy":
         question, term, teacher = Question(), "cross_entropy", None
-        targets = _needed(function, divergence, "targets", targets)
+        targets = validation.needed(function, divergence, "targets", targets)
     else:
         question, term = Question(divergence, beta, alpha, has_targets=False), "divergence"
-        teacher_hidden = _needed(function, divergence, "teacher_hidden", teacher_hidden)
-        teacher = Model(teacher_hidden, _needed(function, divergence, "teacher_head", teacher_head), teacher_bias)
+        teacher_hidden = validation.needed(function, divergence, "teacher_hidden", teacher_hidden)
+        teacher = Model(
+            teacher_hidden, validation.needed(function, divergence, "teacher_head", teacher_head), teacher_bias
+        )
         targets = None
     cut = Cut(vocab_size, block_words, chunk_tokens, False if per_token else keep_logits, vocab_axis, token_axes)
     softcaps = student_softcap, teacher_softcap
@@ -260,8 +262,10 @@ def linear_weighted_sum(
     student, teacher = Model(student_hidden, student_head, student_bias), None
     question = Question(plain=temperature != 1)
     if set(weights) != {"cross_entropy"}:
-        teacher_hidden = _needed(function, divergence, "teacher_hidden", teacher_hidden)
-        teacher = Model(teacher_hidden, _needed(function, divergence, "teacher_head", teacher_head), teacher_bias)
+        teacher_hidden = validation.needed(function, divergence, "teacher_hidden", teacher_hidden)
+        teacher = Model(
+            teacher_hidden, validation.needed(function, divergence, "teacher_head", teacher_head), teacher_bias
+        )
         question = Question(divergence, beta, alpha, decoupled, plain=temperature != 1)
     softcaps = student_softcap, teacher_softcap
     cut = Cut(vocab_size, block_words, chunk_tokens, keep_logits, vocab_axis, token_axes)
@@ -302,9 +306,3 @@ def _is_decoupled(function: str, weights: Mapping[str, jax.Array]) -> bool:
             "is made of the parts"
         )
     return bool(names & _PARTS)
-
-
-def _needed(function: str, divergence: str, name: str, array: jax.Array | None) -> jax.Array:
-    if array is None:
-        raise TypeError(f"{function}: {divergence} needs {name}, got None; pass it")
-    return array

@@ -124,6 +124,17 @@ def weights(function: str, name: str, array, shape: tuple[int, ...]) -> None:
         )
 
 
+def needed(function: str, divergence: str, name: str, array: jax.Array | None) -> jax.Array:
+    """Returns the array, which a divergence cannot do without.
+
+    Raises:
+      TypeError: it is None.
+    """
+    if array is None:
+        raise TypeError(f"{function}: {divergence} needs {name}, got None; pass it")
+    return array
+
+
 def choice(function: str, name: str, value, allowed: tuple[str, ...]) -> str:
     """Returns the value, which has to be one of the allowed ones.
 

@@ -151,6 +151,27 @@ def test_what_does_not_count_has_no_influence():
     assert not any(np.asarray(gradient).any() for gradient in gradients.values())
 
 
+@settings(max_examples=8)
+@given(
+    padding=st.integers(1, 7),
+    block_words=st.integers(1, 12),
+    chunk_tokens=st.integers(1, 12),
+    divergence=st.sampled_from([None, *NAMES]),
+)
+def test_padding_and_cuts_have_no_influence(padding, block_words, chunk_tokens, divergence):
+    case = random_case(13)
+    longer = {name: array if name.endswith("head") else with_padding(array, padding) for name, array in case.items()}
+    cut = {"block_words": block_words, "chunk_tokens": chunk_tokens}
+    mine = value_and_gradients(linear_atkd(divergence=divergence, **cut), longer)
+    assert not np.asarray(mine[1]["student_hidden"])[:, case["mask"].shape[1] :].any()
+    mine[1]["student_hidden"] = mine[1]["student_hidden"][:, : case["mask"].shape[1]]
+    assert_same(mine, value_and_gradients(linear_atkd(divergence=divergence), case), rtol=1e-5)
+
+
+def with_padding(array, length):
+    return np.concatenate([array, np.zeros((array.shape[0], length, *array.shape[2:]), array.dtype)], axis=1)
+
+
 @pytest.mark.parametrize("name", ["student_hidden", "teacher_hidden"])
 def test_a_counted_nan_is_not_passed_over(name):
     case = random_case(6)
