@@ -26,7 +26,7 @@ check: .venv/dev.stamp
 	.venv/bin/pyright
 	$(MAKE) test
 
-bench: .venv/dev.stamp
+bench: .venv/bench.stamp
 	.venv/bin/python -m benchmarks
 
 .venv/bin/python:
@@ -44,3 +44,8 @@ bench: .venv/dev.stamp
 	@echo 'Installing the package and what it needs into .venv, about a minute ...'
 	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@ .venv/runtime.stamp
+
+# TRL and Liger, beside which the losses are measured, need PyTorch and what it needs.
+.venv/bench.stamp: .venv/dev.stamp
+	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	touch $@

@@ -1,14 +1,10 @@
-"""What a loss costs, forward and backward: ours, JAX's own KL and, where torch is installed, PyTorch's.
+"""What a loss costs, forward and backward: ours, other JAX code's and, where they are installed, PyTorch's and others'.
 
-Each is measured in turn with the reference, a KL written with `jax.nn.log_softmax`, and the ratio is the median over
-these pairs: other work on the machine slows both of a pair.
+Every loss is of the same arrays, and is measured in turn with a reference that the table names.
 """
 
 import importlib.util
-import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import jax
@@ -17,52 +13,50 @@ import numpy as np
 import optax
 
 from atkd_jax import losses
+from benchmarks.measuring import Measurement, Run, measure, runner, temporary_gib
+from benchmarks.sharded_losses import measure_sharded
 
-REFERENCE = "plain JAX KL"
-Run = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A loss's cost.
-
-    Attributes:
-        seconds: The fastest of the repeats.
-        ratio: To the reference, or for the linear form to `atkd` with its products; the median over the pairs.
-        temporary_gib: What XLA's program needs beside its arguments and results; None for PyTorch.
-    """
-
-    seconds: float
-    ratio: float
-    temporary_gib: float | None
+PLAIN, WITH_PRODUCTS = "plain JAX KL", "atkd with its products"
+_DIVERGENCES = ("forward_kl", "reverse_kl", "generalized_jsd", "total_variation")
 
 
-def measure_losses(*, tokens: int, vocab: int, width: int, repeats: int) -> dict[str, Measurement]:
-    """Gives each loss's cost, by name: value and gradient by the student's logits, or by its hidden states and head.
+def measure_losses(
+    *, tokens: int, vocab: int, width: int, repeats: int, devices: int
+) -> Iterator[tuple[str, Measurement]]:
+    """Yields each loss's name and cost: value and gradient by the student's logits, or by its hidden states and head.
 
     Args:
         tokens: Counted tokens.
         vocab: Columns of the logits.
-        width: Of the hidden states of the linear form.
+        width: Of the hidden states of the linear forms.
         repeats: How many pairs are measured, after one that is not counted.
+        devices: Over how many CPU devices the sharded form runs, in a process of its own; 1 leaves it out.
     """
+    yield from _measure_full(tokens, vocab, repeats)
+    yield from _measure_linear(tokens, vocab, width, repeats)
+    if devices > 1:
+        yield from measure_sharded(tokens=tokens, vocab=vocab, width=width, repeats=repeats, devices=devices)
+
+
+def _measure_full(tokens: int, vocab: int, repeats: int) -> Iterator[tuple[str, Measurement]]:
     draw = np.random.default_rng(0)
     student, teacher = (4 * draw.standard_normal((tokens, vocab), np.float32) for _ in range(2))
     targets = draw.integers(0, vocab, tokens).astype(np.int32)
     arrays = (jnp.asarray(student), jnp.asarray(teacher), jnp.asarray(targets))
-    compiled = {name: jax.jit(jax.value_and_grad(term)).lower(*arrays).compile() for name, term in _full().items()}
-    reference = _runner(compiled.pop(REFERENCE), arrays)
-    found = {
-        name: _measure(_runner(program, arrays), reference, repeats, _temporary_gib(program))
-        for name, program in compiled.items()
-    }
-    if importlib.util.find_spec("torch"):
-        from benchmarks.torch_losses import published_atkd, torch_kl
+    programs = {name: jax.jit(jax.value_and_grad(term)).lower(*arrays).compile() for name, term in _full().items()}
+    runs = {name: runner(program, arrays) for name, program in programs.items()}
+    for name, program in programs.items():
+        memory = temporary_gib(program)
+        yield name, _measured(runs, name, PLAIN, repeats, memory)
+    for name, (reference, run) in _peers_of_full(student, teacher, targets).items():
+        yield name, _measured(runs | {name: run}, name, reference, repeats)
 
-        for name, function in (("PyTorch kl_div", torch_kl), ("ATKD as published, PyTorch", published_atkd)):
-            found[name] = _measure(function(student, teacher, targets), reference, repeats, None)
-    del student, teacher, arrays, reference
-    return found | _measure_linear(tokens, vocab, width, repeats)
+
+def _measured(
+    runs: dict[str, Run], name: str, reference: str, repeats: int, memory: float | None = None
+) -> Measurement:
+    pair = {"reference": runs[reference], "reference_name": reference}
+    return measure(runs[name], **pair, repeats=repeats, temporary_gib=memory)
 
 
 def _full() -> dict[str, Callable[..., jax.Array]]:
@@ -84,52 +78,66 @@ def _full() -> dict[str, Callable[..., jax.Array]]:
     def cross_entropy(student, teacher, targets):
         return jnp.mean(losses.cross_entropy(student_logits=student, targets=targets))
 
-    names = ("forward_kl", "reverse_kl", "generalized_jsd", "total_variation")
-    ours = {name: partial(divergence, getattr(losses, name)) for name in names}
-    return {REFERENCE: plain_kl, "optax KL": optax_kl, "atkd": atkd, **ours, "cross_entropy": cross_entropy}
+    ours = {name: partial(divergence, getattr(losses, name)) for name in _DIVERGENCES}
+    return {PLAIN: plain_kl, "optax KL": optax_kl, "atkd": atkd, **ours, "cross_entropy": cross_entropy}
 
 
-def _measure_linear(tokens: int, vocab: int, width: int, repeats: int) -> dict[str, Measurement]:
-    draw = np.random.default_rng(1)
-    hidden = [jnp.asarray(draw.standard_normal((tokens, width), np.float32)) for _ in range(2)]
-    heads = [jnp.asarray(4 * width**-0.5 * draw.standard_normal((width, vocab), np.float32)) for _ in range(2)]
-    targets = jnp.asarray(draw.integers(0, vocab, tokens).astype(np.int32))
-    mask = jnp.ones(targets.shape, bool)
+def _peers_of_full(student: np.ndarray, teacher: np.ndarray, targets: np.ndarray) -> dict[str, tuple[str, Run]]:
+    """Returns other programs' losses of the logits, with ours that computes the same."""
+    found = {}
+    if importlib.util.find_spec("torch"):
+        from benchmarks.torch_losses import published_atkd, torch_kl
 
-    def full(hidden, head, teacher_hidden, teacher_head):
-        logits = {"student_logits": hidden @ head, "teacher_logits": teacher_hidden @ teacher_head}
-        return losses.atkd(**logits, targets=targets, mask=mask)[0]
+        found["PyTorch kl_div"] = ("forward_kl", torch_kl(student, teacher, targets))
+        found["ATKD as published, PyTorch"] = ("atkd", published_atkd(student, teacher, targets))
+    if importlib.util.find_spec("trl"):
+        from benchmarks.peer_losses import trl_jsd
 
-    def linear(hidden, head, teacher_hidden, teacher_head):
-        student = {"student_hidden": hidden, "student_head": head}
+        found["TRL generalized_jsd_loss"] = ("generalized_jsd", trl_jsd(student, teacher))
+    return found
+
+
+def _measure_linear(tokens: int, vocab: int, width: int, repeats: int) -> Iterator[tuple[str, Measurement]]:
+    hidden, heads, targets = linear_arrays(tokens, vocab, width)
+    mask = np.ones(targets.shape, bool)
+
+    def full(function, student_hidden, student_head, teacher_hidden, teacher_head):
+        logits = {"student_logits": student_hidden @ student_head, "teacher_logits": teacher_hidden @ teacher_head}
+        return function(**logits)
+
+    def linear(function, student_hidden, student_head, teacher_hidden, teacher_head):
+        student = {"student_hidden": student_hidden, "student_head": student_head}
         teacher = {"teacher_hidden": teacher_hidden, "teacher_head": teacher_head}
-        return losses.linear_atkd(**student, **teacher, targets=targets, mask=mask)[0]
+        return function(**student, **teacher, mask=mask)[0]
 
-    arrays = (hidden[0], heads[0], hidden[1], heads[1])
-    programs = [jax.jit(jax.value_and_grad(term, argnums=(0, 1))).lower(*arrays).compile() for term in (full, linear)]
-    with_products, without_logits = (_runner(program, arrays) for program in programs)
-    memory = [_temporary_gib(program) for program in programs]
-    return {
-        f"atkd with its products, width {width}": _measure(with_products, with_products, repeats, memory[0]),
-        f"linear_atkd, width {width}": _measure(without_logits, with_products, repeats, memory[1]),
+    jsd_of_logits = "generalized_jsd with its products"
+    terms = {
+        WITH_PRODUCTS: partial(full, lambda **case: losses.atkd(**case, targets=targets, mask=mask)[0]),
+        "linear_atkd": partial(linear, partial(losses.linear_atkd, targets=targets)),
+        jsd_of_logits: partial(full, lambda **case: jnp.mean(losses.generalized_jsd(**case))),
+        "linear_divergence, generalized_jsd": partial(
+            linear, partial(losses.linear_divergence, divergence="generalized_jsd")
+        ),
     }
+    arrays = tuple(jnp.asarray(array) for pair in zip(hidden, heads, strict=True) for array in pair)
+    programs = {
+        name: jax.jit(jax.value_and_grad(term, argnums=(0, 1))).lower(*arrays).compile() for name, term in terms.items()
+    }
+    runs = {name: runner(program, arrays) for name, program in programs.items()}
+    for name, program in programs.items():
+        reference = jsd_of_logits if "jsd" in name else WITH_PRODUCTS
+        yield name, _measured(runs, name, reference, repeats, temporary_gib(program))
+    if importlib.util.find_spec("liger_kernel"):
+        from benchmarks.peer_losses import liger_fused_jsd
+
+        name = "Liger's fused linear JSD"
+        runs[name] = liger_fused_jsd(hidden, heads, targets)
+        yield name, _measured(runs, name, "linear_divergence, generalized_jsd", repeats)
 
 
-def _runner(program: Callable[..., object], arrays: tuple[jax.Array, ...]) -> Run:
-    return lambda: jax.block_until_ready(program(*arrays))
-
-
-def _temporary_gib(program: jax.stages.Compiled) -> float:
-    return program.memory_analysis().temp_size_in_bytes / 2**30
-
-
-def _measure(run: Run, reference: Run, repeats: int, temporary_gib: float | None) -> Measurement:
-    def seconds(run: Run) -> float:
-        began = time.perf_counter()
-        run()
-        return time.perf_counter() - began
-
-    seconds(reference), seconds(run)
-    pairs = [(seconds(reference), seconds(run)) for _ in range(repeats)]
-    ratio = statistics.median(mine / theirs for theirs, mine in pairs)
-    return Measurement(min(mine for _, mine in pairs), ratio, temporary_gib)
+def linear_arrays(tokens: int, vocab: int, width: int) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+    """Returns hidden states `[tokens, width]` and heads `[width, vocab]` of student and teacher, and targets."""
+    draw = np.random.default_rng(1)
+    hidden = [draw.standard_normal((tokens, width), np.float32) for _ in range(2)]
+    heads = [np.float32(4 * width**-0.5) * draw.standard_normal((width, vocab), np.float32) for _ in range(2)]
+    return hidden, heads, draw.integers(0, vocab, tokens).astype(np.int32)

@@ -5,17 +5,19 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-Run = Callable[[], object]
+from benchmarks.measuring import Run
 
 
 def torch_kl(student: np.ndarray, teacher: np.ndarray, targets: np.ndarray) -> Run:
     """Returns a run of value and gradient of PyTorch's own KL."""
 
-    def loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
+    teacher_logits = torch.tensor(teacher)
+
+    def loss(student_logits: torch.Tensor) -> torch.Tensor:
         log_q, log_p = (torch.log_softmax(logits, -1) for logits in (student_logits, teacher_logits))
         return torch.nn.functional.kl_div(log_q, log_p, log_target=True, reduction="batchmean")
 
-    return _run(loss, student, teacher)
+    return run_backward(loss, torch.tensor(student, requires_grad=True))
 
 
 def published_atkd(student: np.ndarray, teacher: np.ndarray, targets: np.ndarray) -> Run:
@@ -35,23 +37,26 @@ def published_atkd(student: np.ndarray, teacher: np.ndarray, targets: np.ndarray
         rest_q, rest_p = (torch.log_softmax(logits, -1) for logits in left)
         return target_kd, (rest_p.exp() * (rest_p - rest_q)).sum(-1)
 
-    def loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
+    teacher_logits = torch.tensor(teacher)
+
+    def loss(student_logits: torch.Tensor) -> torch.Tensor:
         uncertainty = 1 - torch.softmax(teacher_logits, -1).gather(-1, token_ids)[:, 0]
         hard = uncertainty >= uncertainty.median()
         hard_target, hard_rest = parts(student_logits[hard], teacher_logits[hard], token_ids[hard])
         _, easy_rest = parts(student_logits[~hard], teacher_logits[~hard], token_ids[~hard])
         return 0.2 * easy_rest.mean() + 0.8 * (hard_target + hard_rest).mean()
 
-    return _run(loss, student, teacher)
+    return run_backward(loss, torch.tensor(student, requires_grad=True))
 
 
-def _run(loss: Callable[..., torch.Tensor], student: np.ndarray, teacher: np.ndarray) -> Run:
-    student_logits, teacher_logits = torch.tensor(student, requires_grad=True), torch.tensor(teacher)
+def run_backward(loss: Callable[..., torch.Tensor], *arrays: torch.Tensor) -> Run:
+    """Returns a run of a loss and its gradient by the arrays; it gives the value and keeps no gradient."""
 
     def run() -> torch.Tensor:
-        student_logits.grad = None
-        value = loss(student_logits, teacher_logits)
+        value = loss(*arrays)
         value.backward()
+        for array in arrays:
+            array.grad = None
         return value.detach()
 
     return run

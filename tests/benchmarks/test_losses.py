@@ -10,6 +10,7 @@ from atkd_jax import losses
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
+from benchmarks.__main__ import markdown
 from benchmarks.losses import measure_losses
 from benchmarks.torch_losses import published_atkd, torch_kl
 
@@ -21,10 +22,15 @@ def random_case():
 
 
 def test_every_loss_is_measured():
-    found = measure_losses(tokens=4, vocab=11, width=3, repeats=2)
-    assert {"atkd", "forward_kl", "optax KL", "PyTorch kl_div", "ATKD as published, PyTorch"} <= found.keys()
+    found = dict(measure_losses(tokens=4, vocab=12, width=3, repeats=2, devices=2))
+    names = {"atkd", "forward_kl", "optax KL", "PyTorch kl_div", "ATKD as published, PyTorch", "linear_atkd"}
+    assert names | {"linear_atkd, tokens over 2 devices", "linear_atkd, words over 2 devices"} <= found.keys()
     assert all(row.seconds > 0 and row.ratio > 0 for row in found.values())
-    assert found["linear_atkd, width 3"].temporary_gib is not None
+    assert found["linear_atkd"].temporary_gib is not None
+    assert found["ATKD as published, PyTorch"].reference == "atkd"
+    table = markdown("twelve words", found)
+    assert table.startswith("| twelve words | seconds | ratio | to | temporary GiB | process GiB |\n|---|")
+    assert len(table.splitlines()) == 2 + len(found)
 
 
 def test_torch_computes_what_we_compute():
