@@ -124,6 +124,10 @@ class ObjectiveConfig(_Node):
     gamma: float = Field(
         default=1.0, ge=0, description="uncertainty_weighted_kl: TKD + UNC^gamma DKD; 1 is KL, 0 undamped diversity."
     )
+    adaptive: bool = Field(
+        default=False,
+        description="Puts ATKD's gate on the divergence of that name: easy tokens by its DKD, hard ones by TKD + DKD.",
+    )
     cross_entropy_weight: float = Field(
         default=0.0, ge=0, le=1, description="Mixes the data's own cross-entropy in: w CE + (1 - w) distillation."
     )
@@ -136,6 +140,43 @@ class ObjectiveConfig(_Node):
                 "divergence; set only one of them"
             )
         return self
+
+    @model_validator(mode="after")
+    def _has_a_divergence_to_adapt(self) -> ObjectiveConfig:
+        if self.adaptive and self.name in ("decoupled_kd", "uncertainty_weighted_kl", "cross_entropy"):
+            raise ValueError(
+                f"objective.adaptive=true puts ATKD's gate on a divergence, but objective.name={self.name} is none; "
+                "name a divergence, or leave adaptive out"
+            )
+        return self
+
+
+class RolloutConfig(_Node):
+    """Learning from text that models write during the run."""
+
+    author: Literal["data", "student", "teacher", "mixed"] = Field(
+        default="data",
+        description="Who writes the responses; mixed: each token is drawn from a p + (1 - a) q, teacher p, student q.",
+    )
+    fraction: float = Field(
+        default=1.0, ge=0, le=1, description="The probability that a row's response is written; the rest is the data's."
+    )
+    teacher_weight: float = Field(default=0.2, ge=0, le=1, description="mixed: a.")
+    max_new_tokens: int = Field(default=128, ge=1, description="The longest response.")
+    temperature: float = Field(default=1.0, ge=0, description="Divides the logits; 0 takes the likeliest token.")
+    top_k: int | None = Field(default=None, ge=1, description="Draw among so many of the likeliest tokens.")
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="Draw among the fewest tokens of so much probability together."
+    )
+    buffer_size: int = Field(
+        default=0,
+        ge=0,
+        description="Keep so many written texts; they are learned from again ever more often, in place of new ones.",
+    )
+    unstack_layers: bool = Field(
+        default=False,
+        description="Write with a second copy of the layers' weights, taken apart, which is faster on CPUs.",
+    )
 
 
 class OptimizerConfig(_Node):
@@ -262,6 +303,7 @@ class Config(_Node):
     student: StudentConfig = StudentConfig(layers=8)
     data: DataConfig = DataConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    rollout: RolloutConfig = RolloutConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -269,3 +311,12 @@ class Config(_Node):
     export: ExportConfig = ExportConfig()
     mesh: MeshConfig = MeshConfig()
     distributed: DistributedConfig = DistributedConfig()
+
+    @model_validator(mode="after")
+    def _rolls_out_unpacked_rows(self) -> Config:
+        if self.rollout.author != "data" and self.data.packing:
+            raise ValueError(
+                f"rollout.author={self.rollout.author} writes one response a row, but data.packing=true puts several "
+                "into one; set data.packing to false"
+            )
+        return self

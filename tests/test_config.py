@@ -74,3 +74,15 @@ def test_a_path_may_begin_with_the_home_directory(monkeypatch):
     monkeypatch.setenv("HOME", "/somewhere")
     config = Config.model_validate({"run_dir": "~/runs/a"})
     assert (config.run_dir, config.cache_dir) == (Path("/somewhere/runs/a"), Path("/somewhere/.cache/atkd_jax"))
+
+
+@pytest.mark.parametrize(
+    ("tree", "sentence"),
+    [
+        ({"rollout": {"author": "student"}}, r"rollout\.author=student writes one response a row, but data\.packing=true"),
+        ({"objective": {"name": "cross_entropy", "adaptive": True}}, r"objective\.name=cross_entropy is none; name a"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(tree, sentence):
+    with pytest.raises(pydantic.ValidationError, match=sentence):
+        Config.model_validate(tree)

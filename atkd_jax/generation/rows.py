@@ -17,7 +17,7 @@ from atkd_jax.generation.prompts import left_pad
 from atkd_jax.generation.sampling import greedy, sample
 from atkd_jax.losses import mixed_log_probs
 from atkd_jax.models import Decoder, KVCache
-from atkd_jax.sharding import replicated, row_sharding
+from atkd_jax.sharding import constrain, replicated
 
 
 class Rows(NamedTuple):
@@ -73,15 +73,15 @@ class Plan(NamedTuple):
 
 
 def place_rows(prompts: Sequence[Sequence[int]], keys: jax.Array, *, rows: int, pad_id: int, mesh: Mesh | None) -> Rows:
-    """Return the prompts, which every process has, in `rows` rows over the mesh; `keys` has a key for each row."""
+    """Return the prompts, the same on every process, in `rows` rows; `keys` has a key for each row."""
     tokens, present = left_pad(prompts, rows=rows, pad_id=pad_id)
     is_wanted = np.arange(rows) < len(prompts)
     if mesh is None:
         return Rows(jnp.asarray(tokens), jnp.asarray(present), jnp.asarray(is_wanted), keys)
-    raw = np.asarray(jax.random.key_data(keys))
+    whole = replicated(mesh)
     placed = [
-        jax.make_array_from_callback(array.shape, row_sharding(mesh), lambda index, array=array: array[index])
-        for array in (tokens, present, is_wanted, raw)
+        jax.make_array_from_callback(array.shape, whole, lambda index, array=array: array[index])
+        for array in (tokens, present, is_wanted, np.asarray(jax.random.key_data(keys)))
     ]
     own_keys = jax.random.wrap_key_data(placed[3], impl=jax.random.key_impl(keys))
     return Rows(placed[0], placed[1], placed[2], own_keys)
@@ -90,6 +90,7 @@ def place_rows(prompts: Sequence[Sequence[int]], keys: jax.Array, *, rows: int, 
 @partial(jax.jit, static_argnames="plan")
 def begin_rows(plan: Plan, params: tuple[Any, ...], rows: Rows, knobs: Knobs) -> Writing:
     """Return the rows after one pass over the prompts, with their first tokens."""
+    rows = _split(plan, rows)
     positions = jnp.maximum(jnp.cumsum(rows.present, axis=1, dtype=jnp.int32) - 1, 0)
     passes = [
         nnx.merge(graphdef, own).prefill(
@@ -114,6 +115,7 @@ def go_on_rows(
     plan: Plan, params: tuple[Any, ...], rows: Rows, knobs: Knobs, writing: Writing, until: jax.Array
 ) -> Writing:
     """Return the rows once they have `until` tokens or have all ended."""
+    rows = _split(plan, rows)
     models = [nnx.merge(graphdef, own) for graphdef, own in zip(plan.models, params, strict=True)]
     layers = [model.unstacked_layers() if plan.unstack else None for model in models]
     prompt_lengths = jnp.sum(rows.present, axis=1, dtype=jnp.int32)
@@ -129,6 +131,12 @@ def go_on_rows(
 
     choose = partial(_chosen, plan, knobs, rows.keys)
     return _visible(plan, go_on_writing(writing, advance=advance, choose=choose, ending=plan.ending, until=until))
+
+
+def _split(plan: Plan, rows: Rows) -> Rows:
+    """Return the rows split over the devices, which all that comes of them follows."""
+    tokens, present = (constrain(array, plan.mesh, "rows", None) for array in (rows.tokens, rows.present))
+    return rows._replace(tokens=tokens, present=present, is_wanted=constrain(rows.is_wanted, plan.mesh, "rows"))
 
 
 def _combined(plan: Plan, knobs: Knobs, logits: list[jax.Array]) -> jax.Array:

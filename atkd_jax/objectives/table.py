@@ -12,8 +12,18 @@ from atkd_jax.objectives.weighting import Divergence, Objective, Weighting
 
 def make_objective(config: ObjectiveConfig) -> Objective:
     """Returns the objective that the config names, with the data's cross-entropy mixed in as it says."""
+    config = _adapted(config) if config.adaptive else config
     make = OBJECTIVES.get(config.name, _mean_divergence)
     return _mixed_with_cross_entropy(make(config), config.cross_entropy_weight)
+
+
+def _adapted(config: ObjectiveConfig) -> ObjectiveConfig:
+    """Returns the config of ATKD's gate on the divergence that the name says."""
+    if config.name == "atkd":
+        return config
+    direction = {"forward_kl": "forward", "reverse_kl": "reverse"}.get(config.name)
+    on = {"divergence": config.name} if direction is None else {"direction": direction}
+    return config.model_copy(update={"name": "atkd", **on})
 
 
 def _mean_weights(mask: jax.Array) -> jax.Array:

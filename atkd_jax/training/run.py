@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from atkd_jax.config import Config
-from atkd_jax.data import open_source, training_batches
+from atkd_jax.data import Template, open_source, training_batches
 from atkd_jax.errors import InputError
 from atkd_jax.interop import fetch_model, load_tokenizer, require_same_tokenizer
 from atkd_jax.models import Decoder
@@ -36,6 +36,7 @@ from atkd_jax.training.metrics import MetricsWriter, NoMetrics
 from atkd_jax.training.optimizer import make_optimizer
 from atkd_jax.training.placement import place_state, placing_on
 from atkd_jax.training.progress import ProgressLine
+from atkd_jax.training.rollout_batches import RolloutBatches, rollout_batches
 from atkd_jax.training.same_run import require_same_run
 from atkd_jax.training.shared_batches import SharedBatches
 from atkd_jax.training.shared_directory import require_shared_directory, turn_on_this_host
@@ -76,6 +77,8 @@ def train(
     teacher = load_teacher(config.teacher, cache_dir=config.cache_dir, place=placing_on(meshes.teacher), report=report)
     batches = open_batches(config, teacher.tokenizer, mesh)
     models, state, optimizer = _prepare(config, mesh, teacher)
+    if config.rollout.author != "data":
+        batches = _with_rollouts(config, batches, meshes, models, teacher.tokenizer)
     require_shared_directory(config.run_dir)
     with (
         closing(batches),
@@ -116,6 +119,24 @@ def open_batches(config: Config, tokenizer: Any, mesh: Mesh) -> SharedBatches:
     return SharedBatches(batches, share, example_count=len(examples), sequence_length=length)
 
 
+def _with_rollouts(
+    config: Config, batches: SharedBatches, meshes: Meshes, models: _Models, tokenizer: Any
+) -> RolloutBatches:
+    return rollout_batches(
+        config.rollout,
+        batches,
+        form=Template(config.data.template, tokenizer),
+        student=models.student_graph,
+        teacher=models.teacher_graph,
+        teacher_params=models.teacher_params,
+        vocab_size=models.vocab_size,
+        meshes=meshes,
+        batch_size=config.training.batch_size,
+        steps=config.training.steps,
+        seed=config.seed,
+    )
+
+
 def _check(config: Config, meshes: Meshes) -> None:
     if config.run_dir.exists() and not config.run_dir.is_dir():
         raise InputError(f"run_dir {config.run_dir} must be a directory, but a file is in its place; name another one")
@@ -148,7 +169,7 @@ def _run(
     models: _Models,
     optimizer: optax.GradientTransformation,
     state: TrainState,
-    batches: SharedBatches,
+    batches: SharedBatches | RolloutBatches,
     checkpoints: Checkpoints,
     console: Console,
 ) -> Outcome:
@@ -175,11 +196,15 @@ def _run(
         closing(MetricsWriter(config.run_dir, resumed_step=start) if writes else NoMetrics()) as metrics,
         closing(ProgressLine(steps=config.training.steps, start=start, console=console)) as progress,
     ):
+        step = _one_at_a_time(lambda state, batch: compiled(state, models.teacher_params, batch))
+        place = partial(shard_batch, meshes.student)
+        if isinstance(batches, RolloutBatches):
+            step, place = batches.before(step, place), lambda batch: batch
         return run_loop(
-            _one_at_a_time(lambda state, batch: compiled(state, models.teacher_params, batch)),
+            step,
             state,
             batches,
-            place=lambda batch: shard_batch(meshes.student, batch),
+            place=place,
             add_up=SumOverProcesses(meshes.student).start,
             settings=settings,
             checkpoints=checkpoints,

@@ -143,3 +143,21 @@ def test_the_gates_diagnostics_are_those_of_the_loss(batch):
         if name in expected:
             np.testing.assert_allclose(value, expected[name], rtol=1e-5)
     assert {"easy_share", "uncertainty_threshold"} <= set(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "gated"),
+    [
+        ("forward_kl", {}),
+        ("reverse_kl", {"direction": "reverse"}),
+        ("generalized_jsd", {"divergence": "generalized_jsd", "beta": 0.3}),
+        ("total_variation", {"divergence": "total_variation"}),
+        ("atkd", {}),
+    ],
+)
+def test_adaptive_is_the_gate_on_the_divergence_of_that_name(batch, name, gated):
+    own = {"beta": gated["beta"]} if "beta" in gated else {}
+    adaptive = value_and_gradient(ObjectiveConfig(name=name, adaptive=True, **own), batch, 1)
+    expected = value_and_gradient(ObjectiveConfig(name="atkd", **gated), batch, 1)
+    assert adaptive[0] == expected[0]
+    np.testing.assert_array_equal(adaptive[1], expected[1])

@@ -1,0 +1,176 @@
+"""Rollouts between steps: who is written for, the buffer, whole runs, and runs in two parts."""
+
+import io
+import json
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from atkd_jax.config import Config
+from atkd_jax.sharding import RowShare
+from atkd_jax.training.metrics import read_metrics
+from atkd_jax.training.rollout_batches import RolloutBatches, RolloutSettings
+from atkd_jax.training.run import train
+
+TIMES = {"step_seconds", "tokens_per_second", "teacher_share", "rollout/seconds"}
+# How many sizes were compiled is counted from a process's own start.
+OF_A_PROCESS = {"rollout/compilations"}
+
+
+class Data:
+    """Rows of prompt [row, row] and response [1], the same at every step."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __next__(self):
+        tokens = np.ones((len(self.rows), 8), np.int32)
+        tokens[:, :2] = np.array(self.rows)[:, None]
+        here = np.broadcast_to(np.arange(8), tokens.shape)
+        present = (here < 3).astype(np.int32)
+        return {"tokens": tokens, "positions": here * present, "segment_ids": present, "loss_mask": here == 2}
+
+    def get_state(self):
+        return "place"
+
+    def set_state(self, state):
+        assert state == "place"
+
+
+def echo(params, prompts, keys):
+    """Answers with the student's only weight, and where the key is an odd one, a second time."""
+    return [[params[0]] * (1 + int(jax.random.bits(key)) % 2) for key in keys]
+
+
+echo.compilations = 1
+
+
+def make(rows=range(6), share=RowShare(0, 1, True), **changes):  # noqa: B008 (it cannot change)
+    settings = RolloutSettings(fraction=0.5, buffer_size=0, steps=10, padding_id=0, seed=3)._replace(**changes)
+    params_of = lambda params: (params,)  # noqa: E731
+    return RolloutBatches(Data(list(rows)), writer=echo, params_of=params_of, share=share, settings=settings)
+
+
+def rolled(batches, step, weight=9):
+    return batches._rolled_out(weight, step, next(batches))
+
+
+def written_rows(batch):
+    return batch["tokens"][:, 2] != 1
+
+
+def test_each_row_is_written_with_the_probability_and_differently_at_every_step():
+    batches = make(range(50))
+    shares = [written_rows(rolled(batches, step)[0]) for step in range(20)]
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.05)
+    assert not np.array_equal(shares[0], shares[1])
+    assert all(written_rows(rolled(make(fraction=1.0), 4)[0]))
+    assert not any(written_rows(rolled(make(fraction=0.0), 4)[0]))
+
+
+def test_processes_that_share_the_rows_write_what_one_process_writes():
+    whole, _ = rolled(make(range(4), fraction=0.8), 5)
+    # Each alone knows only its own rows here; the draws and keys are those of the rows in the global batch.
+    halves = [
+        rolled(make(range(2 * index, 2 * index + 2), RowShare(index, 2, True), fraction=0.8), 5)[0] for index in (0, 1)
+    ]
+    for name, array in whole.items():
+        np.testing.assert_array_equal(np.concatenate([half[name] for half in halves]), array)
+
+
+def test_the_buffer_gives_old_texts_ever_more_often_and_forgets_the_oldest():
+    batches = make(range(40), fraction=1.0, buffer_size=60)
+    old = []
+    for step in range(10):
+        batch, numbers = rolled(batches, step, weight=100 + step)
+        old.append(numbers["rollout/buffered_rows"])
+        assert numbers["rollout/buffered_rows"] + numbers["rollout/written_rows"] == 40
+        assert set(np.unique(batch["tokens"][:, 2])) <= set(range(100, 101 + step))
+        assert len(batches._buffer) <= 60
+    assert old[0] == 0
+    assert old[-1] > 25 > old[3]
+    assert min(text.answer[0] for text in batches._buffer) > 100
+
+
+def test_the_buffer_is_in_the_state():
+    first = make(fraction=1.0, buffer_size=20)
+    for step in range(4):
+        rolled(first, step, weight=50 + step)
+    state = json.loads(json.dumps(first.get_state()))
+    second = make(fraction=1.0, buffer_size=20)
+    second.set_state(state)
+    for one, other in zip(rolled(first, 8)[0].values(), rolled(second, 8)[0].values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
+    lines = [{"prompt": f"Add {a} to x.", "response": f"def add(x):\n    return x + {a}\n"} for a in range(40)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def config(tmp_path, tiny_teacher_directory, examples):
+    def make(name, rollout, *, steps=4, every=100, **groups):
+        tree = {
+            "run_dir": tmp_path / name,
+            "teacher": {"model": str(tiny_teacher_directory)},
+            "student": {"layers": 2},
+            "data": {"source": str(examples), "sequence_length": 64, "packing": False},
+            "training": {"steps": steps, "batch_size": 8},
+            "optimizer": {"learning_rate": 3e-3, "warmup_steps": 1},
+            "checkpoint": {"every_steps": every, "keep": 9},
+            "rollout": {"max_new_tokens": 12} | rollout,
+        }
+        return Config.model_validate(tree | groups)
+
+    return make
+
+
+def run(config):
+    outcome = train(config, console=Console(file=io.StringIO(), width=200))
+    return outcome.state, read_metrics(config.run_dir)
+
+
+def comparable(lines):
+    return [{name: value for name, value in line.items() if name not in TIMES | OF_A_PROCESS} for line in lines]
+
+
+@pytest.mark.parametrize(
+    "rollout",
+    [{"author": "student", "fraction": 0.5, "buffer_size": 30}, {"author": "mixed", "temperature": 0.9, "top_p": 0.95}],
+)
+def test_a_run_in_two_parts_is_the_run_in_one(config, tmp_path, rollout):
+    objective = {"name": "generalized_jsd", "adaptive": True}
+    whole, lines = run(config("whole", rollout, every=2, objective=objective))
+    assert all(np.isfinite(line["loss"]) for line in lines)
+    assert all({"rollout/written_rows", "rollout/mean_tokens", "rollout/seconds"} <= set(line) for line in lines)
+    assert lines[-1]["rollout/compilations"] <= 4
+    checkpoints = tmp_path / "whole" / "checkpoints"
+    (checkpoints / "4").rename(tmp_path / "last")  # As if the run had been killed after step 2.
+    again, lines_again = run(config("whole", rollout, every=2, objective=objective))
+    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert comparable(lines) == comparable(lines_again)
+
+
+def test_every_row_is_the_student_s_or_the_teacher_s(config):
+    _, by_student = run(config("student", {"author": "student"}, steps=1, objective={"name": "reverse_kl"}))
+    _, by_teacher = run(config("teacher", {"author": "teacher", "temperature": 0}, steps=1))
+    assert by_student[0]["rollout/written_rows"] == by_teacher[0]["rollout/written_rows"] == 8
+    assert 0 < by_student[0]["rollout/mean_tokens"] <= 12
+    assert by_student[0]["counted_tokens"] == 8 * by_student[0]["rollout/mean_tokens"]
+
+
+def test_meshes_write_the_same(config):
+    rollout = {"author": "mixed", "fraction": 0.7}
+    settings = {"steps": 2, "optimizer": {"learning_rate": 3e-3, "warmup_steps": 1, "eps": 1e-2}}
+    _, plain = run(config("plain", rollout, **settings))
+    _, other = run(config("other", rollout, mesh={"fsdp": 2, "tensor": 2}, **settings))
+    np.testing.assert_allclose([line["loss"] for line in plain], [line["loss"] for line in other], rtol=1e-5)
+    for name in ("rollout/written_rows", "rollout/mean_tokens"):
+        assert [line[name] for line in plain] == [line[name] for line in other]
