@@ -79,7 +79,7 @@ def test_a_path_may_begin_with_the_home_directory(monkeypatch):
 @pytest.mark.parametrize(
     ("tree", "sentence"),
     [
-        ({"rollout": {"author": "student"}}, r"rollout\.author=student writes one response a row, but data\.packing=true"),
+        ({"rollout": {"author": "student"}}, r"rollout\.author=student writes one response a row, but"),
         ({"objective": {"name": "cross_entropy", "adaptive": True}}, r"objective\.name=cross_entropy is none; name a"),
     ],
 )
