@@ -4,10 +4,12 @@ from atkd_jax.interop.exporting import export_model
 from atkd_jax.interop.fetch import KNOWN_MODELS, fetch_model
 from atkd_jax.interop.loading import Place, load_model, on_one_device, read_config
 from atkd_jax.interop.model_card import model_card
+from atkd_jax.interop.published import PUBLISHED
 from atkd_jax.interop.tokenizer import load_tokenizer, require_same_tokenizer
 
 __all__ = [
     "KNOWN_MODELS",
+    "PUBLISHED",
     "Place",
     "export_model",
     "fetch_model",
