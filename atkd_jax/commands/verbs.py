@@ -70,6 +70,22 @@ class GenerateOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True)
+class PlanOptions(Options):
+    """Of `plan`."""
+
+    topology: Annotated[str, tyro.conf.arg(metavar="KIND:AxBxC")] = "v5e:4x4"
+    """Of TPUs: v5e, v5p or v6e and the number of chips along each axis, such as v5p:4x4x8."""
+    json: bool = False
+    """Print JSON in place of tables."""
+    search: bool = False
+    """Try meshes, remat policies and micro-batches around the config's, and rank them."""
+    candidates: int = 16
+    """search: how many are compiled at most."""
+    limit_seconds: int = 900
+    """search: how long one of them may take."""
+
+
+@dataclasses.dataclass(frozen=True)
 class LocalOptions:
     """Of `local`, which starts another verb and takes no config itself."""
 
@@ -94,6 +110,9 @@ VERBS = {
     "evaluate": Verb("Measure teacher, student before and student after on held-out examples.", EvaluateOptions),
     "generate": Verb("Answer a prompt, or a file of them, with the run's student or its teacher.", GenerateOptions),
     "export": Verb("Write the run's student as a Hugging Face directory."),
+    "plan": Verb(
+        "Compile the train step for a TPU topology, without a TPU: memory, speed, advice.", PlanOptions
+    ),
     "local": Verb(
         "Run train or evaluate in several processes on this machine, on its CPU: local VERB ...", LocalOptions
     ),
