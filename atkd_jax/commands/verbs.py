@@ -110,9 +110,7 @@ VERBS = {
     "evaluate": Verb("Measure teacher, student before and student after on held-out examples.", EvaluateOptions),
     "generate": Verb("Answer a prompt, or a file of them, with the run's student or its teacher.", GenerateOptions),
     "export": Verb("Write the run's student as a Hugging Face directory."),
-    "plan": Verb(
-        "Compile the train step for a TPU topology, without a TPU: memory, speed, advice.", PlanOptions
-    ),
+    "plan": Verb("Compile the train step for a TPU topology, without a TPU: memory, speed, advice.", PlanOptions),
     "local": Verb(
         "Run train or evaluate in several processes on this machine, on its CPU: local VERB ...", LocalOptions
     ),

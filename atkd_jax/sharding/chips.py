@@ -81,6 +81,7 @@ def topology_devices(name: str) -> list[Any]:
     for size in extents:
         cores *= size
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{chip.kind}-{cores}")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     try:

@@ -172,7 +172,7 @@ def summed(
     Args:
         collectives: all of them.
         chip: of the topology.
-        devices: in the mesh's flat order, with coordinates in the torus.
+        devices: in the mesh's flat order; those without coordinates are taken for a line.
         meshes: for `axes_of_group`.
     """
     groups = defaultdict(list)
@@ -194,8 +194,8 @@ def seconds_of(collective: Collective, *, chip: Chip, devices: Sequence[Any]) ->
     A ring sends both ways where the axis is closed. What passes a device is (n - 1) / n of the whole array, twice that
     in an all-reduce, and a quarter in an all-to-all, whose parts go the shorter way round. Latency is not counted.
     """
-    coords = np.stack([np.asarray(devices[place].coords) for place in collective.group])
-    everywhere = np.stack([np.asarray(device.coords) for device in devices])
+    everywhere = np.stack([np.asarray(getattr(device, "coords", (device.id,))) for device in devices])
+    coords = everywhere[list(collective.group)]
     extents = everywhere.max(axis=0) + 1
     spanned = [axis for axis in range(coords.shape[1]) if len(set(coords[:, axis].tolist())) > 1]
     if collective.kind == "collective-permute" or not spanned:

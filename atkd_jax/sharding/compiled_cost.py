@@ -15,6 +15,7 @@ from atkd_jax.sharding.instruction_cost import estimated_cycles, flops_of, traff
 # These move nothing, or are accounted for where their work is done.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call"}
 _FREE |= {"copy-start", "copy-done", "partition-id", "replica-id", "after-all", "opt-barrier"}
+_FREE |= {f"{kind}{end}" for kind in KINDS for end in ("", "-start", "-done")}
 
 
 class StepCost(NamedTuple):
@@ -71,9 +72,8 @@ def step_cost(
     flops = hbm_bytes = cycles = roofline = 0.0
     collectives: list[Collective] = []
     for run in runs(program, turns=turns):
-        own = collectives_of(program, run, len(devices))
-        collectives += own
-        if run.instruction.opcode in _FREE or own or run.instruction.opcode.removesuffix("-done") in KINDS:
+        collectives += collectives_of(program, run, len(devices))
+        if run.instruction.opcode in _FREE:
             continue
         holder = program.computations[run.computation]
         own_flops = flops_of(program, run.instruction, holder)

@@ -172,7 +172,7 @@ def _branches(instruction: Instruction) -> list[str]:
 
 
 def trip_count(program: Program, loop: Instruction) -> int | None:
-    """Returns how often a loop turns, from 0 up to a constant; None where its bound is computed."""
+    """Returns how often a loop turns that counts from 0 up to a constant; None where its bound is computed."""
     stated = re.search(r'known_trip_count["\s:=]*\{["\s]*n["\s:]*"?(\d+)', loop.attributes)
     if stated:
         return int(stated[1])
@@ -181,10 +181,31 @@ def trip_count(program: Program, loop: Instruction) -> int | None:
     if root is None:
         return None
     # What is compared may have been fused.
-    fused = program.computations.get(root.called("calls") or "", {})
-    compared = next((each for each in fused.values() if each.is_root), root)
+    compared = next((each for each in program.fused(root).values() if each.is_root), root)
     if compared.opcode != "compare" or "direction=LT" not in compared.attributes:
         return None
     named = [condition[name] for name in root.operands if name in condition]
-    known = [int(each.arguments) for each in named if each.opcode == "constant"]
-    return known[0] if len(known) == 1 else None
+    bounds = [int(each.arguments) for each in named if each.opcode == "constant"]
+    counters = [each for each in named if each.opcode == "get-tuple-element"]
+    if len(bounds) != 1 or len(counters) != 1:
+        return None
+    return -(-bounds[0] // _step(program.computations[loop.called("body") or ""], _element(counters[0])))
+
+
+def _element(instruction: Instruction) -> int:
+    found = re.search(r"index=(\d+)", instruction.attributes)
+    return int(found[1]) if found else 0
+
+
+def _step(body: dict[str, Instruction], element: int) -> int:
+    """Returns what a turn adds to a counter: where the compiler has unrolled the loop, more than 1."""
+    root = next(each for each in body.values() if each.is_root)
+    current, step = body.get(root.operands[element]), 0
+    while current is not None and current.opcode in ("add", "copy", "bitcast"):
+        operands = [body[name] for name in current.operands if name in body]
+        constants = [int(each.arguments) for each in operands if each.opcode == "constant"]
+        if current.opcode == "add" and len(constants) != 1:
+            return 1
+        step += sum(constants)
+        current = next((each for each in operands if each.opcode != "constant"), None)
+    return max(step, 1)

@@ -33,7 +33,12 @@ def map_tokens(
     """
     by_token = PartitionSpec(ACTIVATION_RULES["rows"], ACTIVATION_RULES["length"])
     specs = jax.tree.map(lambda _: by_token, tokens), jax.tree.map(lambda _: PartitionSpec(None, VOCAB_AXIS), heads)
-    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=(PartitionSpec(), by_token))(tokens, heads)
+
+    def own(tokens: Any, heads: Any) -> tuple[jax.Array, Any]:
+        # Or the TPU's compiler gathers the heads again in every turn of a loop over chunks, to keep nothing meanwhile.
+        return function(tokens, jax.lax.optimization_barrier(heads))
+
+    return jax.shard_map(own, mesh=mesh, in_specs=specs, out_specs=(PartitionSpec(), by_token))(tokens, heads)
 
 
 def even_columns(head: jax.Array, vocab_size: int, mesh: Mesh) -> jax.Array:

@@ -17,7 +17,7 @@ from atkd_jax.models import Decoder, DecoderConfig, logical_axes
 from atkd_jax.sharding import TOKENS, Meshes, make_meshes, parameter_shardings, row_sharding
 from atkd_jax.sharding.chips import Chip
 from atkd_jax.sharding.compiled_cost import StepCost, step_cost
-from atkd_jax.sharding.compiled_text import Instruction, Program, Run, parse_program, runs
+from atkd_jax.sharding.compiled_text import Instruction, Program, Run, parse_program, runs, trip_count
 from atkd_jax.training.compiled_step import jitted_train_step, require_even_batch
 from atkd_jax.training.optimizer import make_optimizer
 from atkd_jax.training.placement import state_shardings
@@ -212,4 +212,5 @@ def _stacks_of(program: Program, loop: Instruction) -> float:
     root = next(each for each in body.values() if each.is_root)
     written = [body[name].opcode != "get-tuple-element" for name in root.operands if name in body]
     pairs = zip(loop.arrays, written, strict=False)
-    return sum(array.num_bytes for array, is_written in pairs if is_written and len(array.dims) > 1)
+    layers = trip_count(program, loop)
+    return sum(array.num_bytes for array, is_written in pairs if is_written and array.dims[:1] == (layers,))
