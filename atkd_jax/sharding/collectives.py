@@ -66,9 +66,11 @@ class Collective(NamedTuple):
 def collectives_of(program: Program, run: Run, num_devices: int) -> list[Collective]:
     """Returns the collectives that an instruction is or has fused into it."""
     found = []
+    name = run.instruction.name
     for instruction, holder in _within(program, run.instruction, ""):
         kind = _FORMS.get(instruction.opcode)
-        if kind is None:
+        # One that goes on beside several fusions stands in each of them, and at its start and its end.
+        if kind is None or name.startswith("async-collective-done") or holder.startswith("async_collective_fusion"):
             continue
         # The TPU's compiler fuses the slice that each device keeps of a sum into the sum.
         kind = "reduce-scatter" if kind == "all-reduce" and "scatter" in holder else kind
@@ -78,10 +80,10 @@ def collectives_of(program: Program, run: Run, num_devices: int) -> list[Collect
             num_bytes = sum(array.num_bytes for array in arrays)
             if instruction.opcode == "reduce-scatter":
                 num_bytes *= len(group)
-            is_async = instruction.opcode.endswith("-start") or run.computation.startswith("async")
+            starts = instruction.opcode.endswith("-start") or name.startswith("async-collective-start")
             shapes = tuple(array.dims for array in arrays)
             op_name = instruction.op_name or run.instruction.op_name
-            found.append(Collective(kind, num_bytes, run.times, group, is_async, shapes, op_name))
+            found.append(Collective(kind, num_bytes, run.times, group, starts, shapes, op_name))
     return found
 
 

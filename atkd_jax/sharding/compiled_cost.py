@@ -73,7 +73,7 @@ def step_cost(
     collectives: list[Collective] = []
     for run in runs(program, turns=turns):
         collectives += collectives_of(program, run, len(devices))
-        if run.instruction.opcode in _FREE:
+        if run.instruction.opcode in _FREE or run.instruction.name.startswith("async-collective-"):
             continue
         holder = program.computations[run.computation]
         own_flops = flops_of(program, run.instruction, holder)

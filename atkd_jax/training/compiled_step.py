@@ -15,6 +15,9 @@ from atkd_jax.sharding import SEQUENCE_AXIS, Meshes, replicated, row_sharding, r
 from atkd_jax.training.optimizer import learning_rate_schedule
 from atkd_jax.training.step import make_train_step
 
+# A product with a gathered weight is one product. By default a TPU's compiler cuts it into one for each device's part
+# of the weight, with sums in between that it rounds: by its own estimate 1.4 times the time of OPT-6.7B on v5e:4x4.
+_TPU_OPTIONS: dict[str, str | bool] = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
 BATCH = ("tokens", "positions", "segment_ids", "loss_mask")
 
 
@@ -60,6 +63,7 @@ def jitted_train_step(
         donate_argnums=0,
         in_shardings=(state, teacher_params, batch),
         out_shardings=(state, replicated(meshes.student)),
+        compiler_options=_TPU_OPTIONS if meshes.student.devices.flat[0].platform == "tpu" else None,
     )
 
 
