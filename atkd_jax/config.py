@@ -39,7 +39,9 @@ class StudentConfig(_Node):
         default=None, ge=1, description="prune: how many layers to keep, evenly spaced, both ends kept."
     )
     keep_layers: tuple[int, ...] = Field(default=(), description="prune: the layers to keep, by number from 0.")
-    directory: UserPath | None = Field(default=None, description="directory: a Hugging Face directory to start from.")
+    directory: UserPath | None = Field(
+        default=None, description="directory: a Hugging Face directory, or a hub id, to start from."
+    )
     size: str | None = Field(default=None, description="scratch: a name in the table of sizes.")
 
     @model_validator(mode="after")

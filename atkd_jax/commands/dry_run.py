@@ -22,6 +22,7 @@ from atkd_jax.sharding import TOKENS, Meshes, make_meshes, parameter_shardings, 
 from atkd_jax.training.optimizer import make_optimizer
 from atkd_jax.training.placement import state_shardings
 from atkd_jax.training.state import initial_state
+from atkd_jax.training.student import fetched_student
 
 
 class Parameter(NamedTuple):
@@ -57,7 +58,7 @@ def print_dry_run(config: Config, *, console: Console) -> None:
     """
     directory = fetch_model(config.teacher.model, cache_dir=config.cache_dir, report=console.print)
     teacher = read_config(directory)
-    student = student_shape(config.student, teacher=teacher)
+    student = student_shape(fetched_student(config), teacher=teacher)
     meshes = make_meshes(**config.mesh.model_dump())
     plan = make_plan(config, meshes=meshes, teacher=teacher, student=student)
     console.print(dump_config(config), highlight=False, soft_wrap=True)

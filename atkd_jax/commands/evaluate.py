@@ -22,7 +22,7 @@ from atkd_jax.evaluation import Report, Sample, measure, render_table, sample_an
 from atkd_jax.models import Decoder
 from atkd_jax.sharding import make_mesh, row_share
 from atkd_jax.teachers import LoadedTeacher, load_teacher
-from atkd_jax.training.student import build_student
+from atkd_jax.training.student import build_student, fetched_student
 
 
 def run(options: EvaluateOptions) -> None:
@@ -71,7 +71,7 @@ def _students(config: Config, teacher: LoadedTeacher, *, with_run: bool) -> tupl
     # A run that is not there is found out first, before the minutes that the rest takes.
     trained = read_trained_student(config, teacher=teacher.model.config) if with_run else None
     before = build_student(
-        config.student,
+        fetched_student(config),
         teacher=teacher.model,
         dtype=jnp.dtype(config.training.dtype),
         remat="none",

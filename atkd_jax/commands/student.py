@@ -11,6 +11,7 @@ from atkd_jax.config import Config, StudentConfig
 from atkd_jax.interop import read_config
 from atkd_jax.models import Decoder, DecoderConfig, sized_config
 from atkd_jax.training.reading import read_student_params
+from atkd_jax.training.student import fetched_student
 
 
 def student_shape(config: StudentConfig, *, teacher: DecoderConfig) -> DecoderConfig:
@@ -54,7 +55,7 @@ def read_trained_student(config: Config, *, teacher: DecoderConfig) -> tuple[Dec
     Raises:
         InputError: The run has no checkpoint, or it cannot be read, or it is another model's.
     """
-    shape = student_shape(config.student, teacher=teacher)
+    shape = student_shape(fetched_student(config), teacher=teacher)
     student = abstract_decoder(shape, dtype=config.training.dtype, param_dtype="float32")
     graphdef, abstract_params = nnx.split(student)
     params, step = read_student_params(config.run_dir / "checkpoints", abstract_params)

@@ -41,7 +41,7 @@ from atkd_jax.training.same_run import require_same_run
 from atkd_jax.training.shared_batches import SharedBatches
 from atkd_jax.training.shared_directory import require_shared_directory, turn_on_this_host
 from atkd_jax.training.state import TrainState
-from atkd_jax.training.student import build_student
+from atkd_jax.training.student import build_student, fetched_student
 
 
 class _Models(NamedTuple):
@@ -146,14 +146,17 @@ def _check(config: Config, meshes: Meshes) -> None:
 def _prepare(
     config: Config, mesh: Mesh, teacher: LoadedTeacher
 ) -> tuple[_Models, TrainState, optax.GradientTransformation]:
-    if config.student.init == "directory" and config.student.directory is not None:
-        require_same_tokenizer(teacher.tokenizer, load_tokenizer(config.student.directory))
+    with turn_on_this_host(config.cache_dir):
+        start = fetched_student(config)
+    if start.init == "directory" and start.directory is not None:
+        require_same_tokenizer(teacher.tokenizer, load_tokenizer(start.directory))
     student = build_student(
-        config.student,
+        start,
         teacher=teacher.model,
         dtype=jnp.dtype(config.training.dtype),
         remat=config.training.remat,
         seed=config.seed,
+        place=placing_on(mesh),
     )
     optimizer = make_optimizer(config.optimizer, steps=config.training.steps)
     teacher_graph, teacher_params = nnx.split(teacher.model)

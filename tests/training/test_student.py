@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from atkd_jax.config import StudentConfig
+from atkd_jax.config import Config, StudentConfig
 from atkd_jax.errors import InputError
 from atkd_jax.interop import load_model
-from atkd_jax.training.student import build_student
+from atkd_jax.training.student import build_student, fetched_student
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +49,12 @@ def test_from_scratch_takes_the_teachers_vocabulary(teacher):
 def test_layers_that_the_teacher_does_not_have_are_refused(teacher):
     with pytest.raises(InputError, match="4"):
         build(teacher, init="prune", keep_layers=(0, 4))
+
+
+def test_a_hub_id_is_looked_for_in_the_cache(tmp_path):
+    config = Config(cache_dir=tmp_path, student=StudentConfig(init="directory", directory="org/small"))
+    fetched = tmp_path / "models" / "org--small"
+    fetched.mkdir(parents=True)
+    assert fetched_student(config).directory == fetched
+    pruned = Config(student=StudentConfig(layers=3))
+    assert fetched_student(pruned) is pruned.student
