@@ -23,7 +23,8 @@ class StepCost(NamedTuple):
 
     Attributes:
         flops: of matrix products and convolutions, what is computed again for the backward pass included.
-        hbm_bytes: read and written by the instructions, where they do not stay in fast memory.
+        hbm_bytes: read and written by the instructions, where they do not stay in fast memory, and no more than the
+            chip can move in the cycles that the compiler expects.
         cycle_seconds: the compiler's own estimate of its instructions' cycles, by the chip's clock.
         roofline_seconds: the larger of arithmetic and memory traffic at the data sheet's rates, per instruction.
         collectives: the largest first.
@@ -78,8 +79,11 @@ def step_cost(
         holder = program.computations[run.computation]
         own_flops = flops_of(program, run.instruction, holder)
         own_bytes = traffic_of(program, run.instruction, holder)
-        floor = max(own_flops / chip.flops_per_second, own_bytes / chip.hbm_bytes_per_second)
         estimated = estimated_cycles(run.instruction)
+        if estimated is not None:
+            # Arrays that a fusion reads only in part are counted whole where their text does not tell.
+            own_bytes = min(own_bytes, estimated / chip.clock_hz * chip.hbm_bytes_per_second)
+        floor = max(own_flops / chip.flops_per_second, own_bytes / chip.hbm_bytes_per_second)
         flops += run.times * own_flops
         hbm_bytes += run.times * own_bytes
         roofline += run.times * floor

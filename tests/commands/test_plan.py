@@ -65,7 +65,7 @@ def test_what_is_wrong_is_one_sentence(on_this_machine, untrained_words, capsys,
 def test_the_shipped_configs_name_known_models(request):
     folder = request.config.rootpath / "configs" / "pods"
     files = sorted(folder.glob("*.yaml"))
-    assert len(files) == 5
+    assert len(files) == 6
     for file in files:
         config = load_config(file)
         shapes = plan.model_shapes(config)
