@@ -41,7 +41,9 @@ def make_mesh(*, fsdp: int = 1, tensor: int = 1, sequence: int = 1, devices: Seq
 
 
 def _arranged(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
-    if getattr(devices[0], "platform", None) == "tpu":
+    slices = {getattr(device, "slice_index", 0) for device in devices}
+    # Several slices follow one another already, and data, the outermost axis, runs over the slow network between them.
+    if getattr(devices[0], "platform", None) == "tpu" and len(slices) == 1:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     return np.asarray(devices).reshape(shape)
 
