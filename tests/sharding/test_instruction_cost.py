@@ -33,6 +33,8 @@ def test_what_stays_in_fast_memory_is_no_traffic():
     assert traffic_of(program, *instruction(program, "e")) == 2 * 4096 * 16384 + 4 * 4096 * 128
     assert estimated_cycles(instruction(program, "e")[0]) == 9102
     assert estimated_cycles(instruction(program, "f")[0]) is None
+    unknown = parse_program(CONVOLUTIONS.replace("9102", str(2**63 - 1)))
+    assert estimated_cycles(instruction(unknown, "e")[0]) is None
 
 
 @pytest.mark.parametrize(
