@@ -11,7 +11,7 @@ Computation = dict[str, Instruction]
 
 
 def estimated_cycles(instruction: Instruction) -> int | None:
-    """Returns the cycles that the TPU's compiler expects; None where it says nothing, or the largest number for that."""
+    """Returns the cycles that the TPU's compiler expects; None where it says nothing, or the largest integer."""
     found = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)
     return int(found[1]) if found and int(found[1]) < 2**62 else None
 
