@@ -10,7 +10,7 @@ from atkd_jax.commands.main import main
 from atkd_jax.commands.run_directory import write_json
 from atkd_jax.commands.student import read_trained_student
 from atkd_jax.config import Config
-from atkd_jax.interop import load_model, load_tokenizer, read_config
+from atkd_jax.interop import load_model, load_tokenizer
 
 
 def test_the_exported_student_is_the_checkpoints(trained, trained_words, tiny_teacher_directory, capsys):
@@ -18,7 +18,7 @@ def test_the_exported_student_is_the_checkpoints(trained, trained_words, tiny_te
     directory = trained.run_dir / "student"
     assert capsys.readouterr().out.splitlines()[-1] == str(directory)
     tokens = jnp.asarray([[5, 6, 7, 8]], jnp.int32)
-    expected, _ = read_trained_student(trained, teacher=read_config(tiny_teacher_directory))
+    expected, _ = read_trained_student(trained, teacher_directory=tiny_teacher_directory)
     np.testing.assert_allclose(load_model(directory)(tokens), expected(tokens), rtol=1e-6)
     assert len(load_tokenizer(directory)) == len(load_tokenizer(tiny_teacher_directory))
 
