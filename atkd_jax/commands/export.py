@@ -18,6 +18,7 @@ from atkd_jax.errors import InputError
 from atkd_jax.interop import (
     KNOWN_MODELS,
     export_adapter,
+    export_gguf,
     export_model,
     fetch_model,
     load_tokenizer,
@@ -42,7 +43,7 @@ def run(options: ExportOptions) -> None:
         merge_adapters(student)
     if options.format == "gguf":
         file = config.run_dir / "student.gguf"
-        raise NotImplementedError
+        export_gguf(student, file, tokenizer=tokenizer, name=config.run_dir.name)
         print(file)
         return
     directory = config.run_dir / "student"

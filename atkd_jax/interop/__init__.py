@@ -3,6 +3,7 @@
 from atkd_jax.interop.exporting import export_model
 from atkd_jax.interop.families import family_of_config
 from atkd_jax.interop.fetch import KNOWN_MODELS, fetch_model
+from atkd_jax.interop.gguf_writing import export_gguf
 from atkd_jax.interop.loading import Place, load_model, on_one_device, read_config
 from atkd_jax.interop.model_card import model_card
 from atkd_jax.interop.peft_adapter import export_adapter
@@ -14,6 +15,7 @@ __all__ = [
     "PUBLISHED",
     "Place",
     "export_adapter",
+    "export_gguf",
     "export_model",
     "family_of_config",
     "fetch_model",

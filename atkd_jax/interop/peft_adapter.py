@@ -81,11 +81,10 @@ def _adapted(model: Decoder) -> list[_Adapted]:
     modules = {".".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
     found = []
     for weight in family.weights(model.config):
-        linears = tuple(modules.get(path.removesuffix(".kernel")) for path in weight.paths)
-        if all(isinstance(each, Linear) for each in linears) and any(
-            each.adapter_scale is not None for each in linears
-        ):
-            found.append(_Adapted(weight, linears))  # pyright: ignore[reportArgumentType] (all are products)
+        own = [modules.get(path.removesuffix(".kernel")) for path in weight.paths]
+        linears = tuple(each for each in own if isinstance(each, Linear))
+        if len(linears) == len(own) and any(each.adapter_scale is not None for each in linears):
+            found.append(_Adapted(weight, linears))
     return found
 
 
