@@ -27,27 +27,71 @@ class TeacherConfig(_Node):
         default="smollm2-135m-instruct", description="A name that `fetch` knows, a directory, or a hub id."
     )
     dtype: Dtype = Field(default="float32", description="Type of the teacher's weights and of its arithmetic.")
+    quantize: Literal["int8", "int4", None] = Field(
+        default=None, description="Store the teacher's matrices as integers while it teaches; its arithmetic stays."
+    )
+
+
+class LoraConfig(_Node):
+    """Adapters of low rank beside the student's frozen weights; only they are trained and saved."""
+
+    rank: int | None = Field(default=None, ge=1, description="Of the adapters; none trains all weights instead.")
+    alpha: float = Field(default=16.0, gt=0, description="An adapter's product is multiplied by alpha / rank.")
+    targets: tuple[str, ...] = Field(
+        default=("query", "key", "value", "output", "gate", "up", "down"),
+        description="The products that get one: query, key, value, output, gate, up, down.",
+    )
+
+    @model_validator(mode="after")
+    def _has_targets(self) -> LoraConfig:
+        known = ("query", "key", "value", "output", "gate", "up", "down")
+        if not self.targets or set(self.targets) - set(known) or len(set(self.targets)) < len(self.targets):
+            raise ValueError(
+                f"student.lora.targets must be some of {', '.join(known)}, each once, but {list(self.targets)} came"
+            )
+        return self
 
 
 class StudentConfig(_Node):
     """The model that learns, and where it starts."""
 
     init: Literal["prune", "directory", "scratch"] = Field(
-        default="prune", description="A depth-pruned copy of the teacher, a directory's weights, or random weights."
+        default="prune", description="A pruned copy of the teacher, a directory's weights, or random weights."
     )
-    layers: int | None = Field(
-        default=None, ge=1, description="prune: how many layers to keep, evenly spaced, both ends kept."
+    layers: int | None = Field(default=None, ge=1, description="prune: how many layers to keep.")
+    layer_choice: Literal["even", "block_influence"] = Field(
+        default="even",
+        description="prune: evenly spaced layers, both ends kept, or those that change their input most.",
     )
     keep_layers: tuple[int, ...] = Field(default=(), description="prune: the layers to keep, by number from 0.")
+    mlp_width: int | None = Field(
+        default=None, ge=1, description="prune: how many units of each MLP to keep, the most active ones."
+    )
+    kv_heads: int | None = Field(
+        default=None, ge=1, description="prune: how many key-value heads to keep in each layer, with their query heads."
+    )
+    calibration_batches: int = Field(
+        default=1,
+        ge=1,
+        description="prune: batches of the training data on which layers, units and heads are measured.",
+    )
     directory: UserPath | None = Field(
         default=None, description="directory: a Hugging Face directory, or a hub id, to start from."
     )
     size: str | None = Field(default=None, description="scratch: a name in the table of sizes.")
+    lora: LoraConfig = LoraConfig()
+
+    @property
+    def needs_measuring(self) -> bool:
+        """Whether what is kept of the teacher depends on data."""
+        by_influence = self.layers is not None and self.layer_choice == "block_influence"
+        return self.init == "prune" and (by_influence or self.mlp_width is not None or self.kv_heads is not None)
 
     @model_validator(mode="after")
     def _is_complete(self) -> StudentConfig:
+        by_width = self.mlp_width is not None or self.kv_heads is not None
         needed = {
-            "prune": bool(self.layers) != bool(self.keep_layers),
+            "prune": bool(self.layers) != bool(self.keep_layers) or (by_width and not self.layers),
             "directory": self.directory is not None,
             "scratch": self.size is not None,
         }
@@ -58,6 +102,8 @@ class StudentConfig(_Node):
         }
         if not needed[self.init]:
             raise ValueError(f"student.init={self.init} needs {fields[self.init]} to be set")
+        if self.layer_choice == "block_influence" and not self.layers:
+            raise ValueError("student.layer_choice=block_influence needs student.layers, the number to keep, to be set")
         if any(number < 0 for number in self.keep_layers) or list(self.keep_layers) != sorted(set(self.keep_layers)):
             raise ValueError(
                 "student.keep_layers must be layer numbers from 0, ascending, each once, "
@@ -264,6 +310,10 @@ class ExportConfig(_Node):
     dtype: Dtype = Field(default="float32", description="Type of the exported weights.")
     max_shard_bytes: int = Field(
         default=5_000_000_000, ge=1, description="Above this size the weights are split into files."
+    )
+    lora: Literal["merged", "adapter"] = Field(
+        default="merged",
+        description="A student with adapters goes out with them added to its weights, or as a PEFT adapter.",
     )
 
 

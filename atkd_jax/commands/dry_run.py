@@ -13,16 +13,16 @@ from jax.sharding import Mesh, Sharding
 from rich.console import Console
 from rich.table import Table
 
-from atkd_jax.commands.student import abstract_decoder, student_shape
+from atkd_jax.commands.student import abstract_decoder
 from atkd_jax.config import Config
 from atkd_jax.config_file import dump_config
 from atkd_jax.interop import fetch_model, read_config
-from atkd_jax.models import DecoderConfig, logical_axes
+from atkd_jax.models import DecoderConfig, logical_axes, split_trained
 from atkd_jax.sharding import TOKENS, Meshes, make_meshes, parameter_shardings, row_sharding
 from atkd_jax.training.optimizer import make_optimizer
 from atkd_jax.training.placement import state_shardings
 from atkd_jax.training.state import initial_state
-from atkd_jax.training.student import fetched_student
+from atkd_jax.training.student import student_config
 
 
 class Parameter(NamedTuple):
@@ -47,6 +47,7 @@ class Plan(NamedTuple):
 
     teacher_parameters: int
     student_parameters: int
+    trained_parameters: int
     student: list[Parameter]
     memory: list[Memory]
 
@@ -58,7 +59,7 @@ def print_dry_run(config: Config, *, console: Console) -> None:
     """
     directory = fetch_model(config.teacher.model, cache_dir=config.cache_dir, report=console.print)
     teacher = read_config(directory)
-    student = student_shape(fetched_student(config), teacher=teacher)
+    student = student_config(config.student, teacher=teacher, cache_dir=config.cache_dir)
     meshes = make_meshes(**config.mesh.model_dump())
     plan = make_plan(config, meshes=meshes, teacher=teacher, student=student)
     console.print(dump_config(config), highlight=False, soft_wrap=True)
@@ -84,20 +85,31 @@ def make_plan(config: Config, *, meshes: Meshes, teacher: DecoderConfig, student
         The plan. Its memory is what a step holds for certain; the activations that the backward pass keeps come on top.
     """
     mesh = meshes.student
-    teacher_params = _abstract_params(teacher, config.teacher.dtype)
-    student_params = _abstract_params(student, "float32")
+    teacher_params = nnx.split(
+        abstract_decoder(teacher, dtype="float32", param_dtype=config.teacher.dtype, quantize=config.teacher.quantize)
+    )[1]
+    lora = config.student.lora
+    kept = "float32" if lora.rank is None else config.training.dtype
+    _, trained, frozen = split_trained(abstract_decoder(student, dtype="float32", param_dtype=kept, lora=lora))
     optimizer = make_optimizer(config.optimizer, steps=config.training.steps)
-    state = jax.eval_shape(lambda params: initial_state(params, optimizer=optimizer, seed=0), student_params)
-    shardings = state_shardings(student_params, mesh=mesh, optimizer=optimizer)
-    teacher_shardings = parameter_shardings(meshes.teacher, logical_axes(teacher_params), teacher_params)
+    state = jax.eval_shape(lambda params: initial_state(params, optimizer=optimizer, seed=0), trained)
+    shardings = state_shardings(trained, mesh=mesh, optimizer=optimizer)
+
+    def by_table(params: Any, mesh: Mesh) -> Any:
+        return parameter_shardings(mesh, logical_axes(params), params)
+
+    what = "weights" if lora.rank is None else "adapters"
     memory = [
-        _memory("teacher's weights", teacher_params, teacher_shardings),
-        _memory("student's weights", student_params, shardings.params),
-        _memory("student's gradient", student_params, shardings.params),
+        _memory("teacher's weights", teacher_params, by_table(teacher_params, meshes.teacher)),
+        *(_memory("student's frozen weights", each, by_table(each, mesh)) for each in frozen),
+        _memory(f"student's {what}", trained, shardings.params),
+        _memory("student's gradient", trained, shardings.params),
         _memory("optimizer's state", state.optimizer_state, shardings.optimizer_state),
         *_step_memory(config, mesh, teacher=teacher, student=student),
     ]
-    return Plan(_count(teacher_params), _count(student_params), _parameters(student_params, shardings.params), memory)
+    trained_count = sum(leaf.size for leaf in jax.tree.leaves(trained))
+    weights = _parameters(trained, shardings.params)
+    return Plan(_count(teacher), _count(student), trained_count, weights, memory)
 
 
 def _step_memory(config: Config, mesh: Mesh, *, teacher: DecoderConfig, student: DecoderConfig) -> list[Memory]:
@@ -119,12 +131,9 @@ def _logits_memory(config: Config, mesh: Mesh, vocabularies: Sequence[int]) -> M
     return Memory("both models' logits", on_device * mesh.size, on_device)
 
 
-def _abstract_params(shape: DecoderConfig, param_dtype: str) -> Any:
-    return nnx.split(abstract_decoder(shape, dtype="float32", param_dtype=param_dtype))[1]
-
-
-def _count(params: Any) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
+def _count(shape: DecoderConfig) -> int:
+    model = abstract_decoder(shape, dtype="float32", param_dtype="float32")
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model)))
 
 
 def _parameters(params: Any, shardings: Any) -> list[Parameter]:
@@ -152,17 +161,18 @@ def _shard_shape(sharding: Sharding, shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _models_table(plan: Plan, teacher: DecoderConfig, student: DecoderConfig) -> Table:
-    table = Table("", "parameters", "layers", "width", "vocabulary", title="Models", title_justify="left")
-    for name, shape, count in (
-        ("teacher", teacher, plan.teacher_parameters),
-        ("student", student, plan.student_parameters),
+    table = Table("", "parameters", "trained", "layers", "width", "vocabulary", title="Models", title_justify="left")
+    for name, shape, count, trained in (
+        ("teacher", teacher, plan.teacher_parameters, 0),
+        ("student", student, plan.student_parameters, plan.trained_parameters),
     ):
-        table.add_row(name, f"{count:,}", str(shape.num_layers), str(shape.width), f"{shape.vocab_size:,}")
+        sizes = (f"{count:,}", f"{trained:,}", str(shape.num_layers), str(shape.width), f"{shape.vocab_size:,}")
+        table.add_row(name, *sizes)
     return table
 
 
 def _shardings_table(parameters: Sequence[Parameter]) -> Table:
-    table = Table("", "shape", "mesh axes", "on a device", title="The student's weights", title_justify="left")
+    table = Table("", "shape", "mesh axes", "on a device", title="What is trained", title_justify="left")
     for own in parameters:
         table.add_row(own.name, _times(own.shape), ", ".join(own.axes), _times(own.shard_shape))
     return table

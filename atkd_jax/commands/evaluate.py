@@ -3,10 +3,10 @@
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
@@ -14,15 +14,16 @@ from rich.text import Text
 from atkd_jax.commands.joining import join
 from atkd_jax.commands.progress_line import progress_line
 from atkd_jax.commands.run_directory import write_json
-from atkd_jax.commands.student import read_trained_student
+from atkd_jax.commands.student import read_trained_student, student_at_start
 from atkd_jax.commands.verbs import EvaluateOptions
 from atkd_jax.config import Config
 from atkd_jax.data import EvaluationBatches, Examples, evaluation_batches, open_source, spaced_examples
 from atkd_jax.evaluation import Report, Sample, measure, render_table, sample_answers
-from atkd_jax.models import Decoder
-from atkd_jax.sharding import make_mesh, row_share
+from atkd_jax.models import Decoder, Pruning
+from atkd_jax.sharding import make_mesh, make_meshes, row_share
 from atkd_jax.teachers import LoadedTeacher, load_teacher
-from atkd_jax.training.student import build_student, fetched_student
+from atkd_jax.training.calibration import first_batches, measured_pruning, read_pruning
+from atkd_jax.training.run import open_batches
 
 
 def run(options: EvaluateOptions) -> None:
@@ -69,18 +70,26 @@ def run(options: EvaluateOptions) -> None:
 def _students(config: Config, teacher: LoadedTeacher, *, with_run: bool) -> tuple[dict[str, Decoder], int | None]:
     """The student before training, and the trained one with the step that it has reached."""
     # A run that is not there is found out first, before the minutes that the rest takes.
-    trained = read_trained_student(config, teacher=teacher.model.config) if with_run else None
-    before = build_student(
-        fetched_student(config),
-        teacher=teacher.model,
-        dtype=jnp.dtype(config.training.dtype),
-        remat="none",
-        seed=config.seed,
-    )
+    trained = read_trained_student(config, teacher_directory=teacher.directory) if with_run else None
+    before = student_at_start(config, teacher.model, pruning=_pruning(config, teacher, with_run=with_run))
     if trained is None:
         return {"student before": before}, None
     after, step = trained
     return {"student before": before, "student after": after}, step
+
+
+def _pruning(config: Config, teacher: LoadedTeacher, *, with_run: bool) -> Pruning | None:
+    if not config.student.needs_measuring:
+        return None
+    if with_run:
+        return read_pruning(config.run_dir)
+    meshes = make_meshes(**config.mesh.model_dump())
+    opened = partial(open_batches, config, teacher.tokenizer, meshes.student)
+    batches = first_batches(opened, meshes=meshes, count=config.student.calibration_batches)
+    found = measured_pruning(
+        config.student, teacher=teacher.model, batches=batches, mesh=meshes.teacher, report=lambda _: None
+    )
+    return found[0]
 
 
 def _batches(config: Config, examples: Examples, tokenizer: Any) -> EvaluationBatches:

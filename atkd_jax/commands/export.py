@@ -1,34 +1,105 @@
-"""`launch.py export`: the run's student as a Hugging Face directory, `student/` in the run directory."""
+"""`launch.py export`: the run's student as a Hugging Face directory, `student/` in the run directory, or as GGUF."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+from flax import nnx
+from transformers import PreTrainedTokenizerFast
 
 from atkd_jax import __version__
-from atkd_jax.commands.command_line import Options
-from atkd_jax.commands.student import read_trained_student
-from atkd_jax.config import Config
-from atkd_jax.interop import KNOWN_MODELS, export_model, fetch_model, load_tokenizer, model_card, read_config
+from atkd_jax.commands.student import base_of_adapters, read_trained_student
+from atkd_jax.commands.verbs import ExportOptions
+from atkd_jax.commands.verify_export import require_torch, verify_adapter, verify_export
+from atkd_jax.config import Config, StudentConfig
+from atkd_jax.errors import InputError
+from atkd_jax.interop import (
+    KNOWN_MODELS,
+    export_adapter,
+    export_gguf,
+    export_model,
+    fetch_model,
+    load_tokenizer,
+    model_card,
+)
+from atkd_jax.models import Decoder, merge_adapters
 
 
-def run(options: Options) -> None:
-    """Writes the newest checkpoint's student and prints the directory."""
+def run(options: ExportOptions) -> None:
+    """Writes a checkpoint's student, checks it if that is asked for, and prints where it stands."""
     config = options.settings
+    as_adapter = config.student.lora.rank is not None and config.export.lora == "adapter"
+    _check(options, as_adapter=as_adapter)
     teacher = fetch_model(config.teacher.model, cache_dir=config.cache_dir, report=print)
-    student, step = read_trained_student(config, teacher=read_config(teacher))
+    student, step = read_trained_student(config, teacher_directory=teacher, step=options.step)
+    tokenizer, card = load_tokenizer(teacher), student_card(config, step=step)
+    if as_adapter:
+        print(_write_adapter(config, student, teacher, tokenizer, card, verify=options.verify))
+        return
+    if config.student.lora.rank is not None:
+        nnx.update(student, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), nnx.state(student)))
+        merge_adapters(student)
+    if options.format == "gguf":
+        file = config.run_dir / "student.gguf"
+        export_gguf(student, file, tokenizer=tokenizer, name=config.run_dir.name)
+        print(file)
+        return
     directory = config.run_dir / "student"
+    _write(config, student, directory, teacher, tokenizer, card)
+    if options.verify:
+        print(verify_export(directory).sentence())
+    print(directory)
+
+
+def _check(options: ExportOptions, *, as_adapter: bool) -> None:
+    if options.verify:
+        require_torch()
+    if options.format == "gguf" and (as_adapter or options.verify):
+        given = "--verify" if options.verify else "export.lora=adapter"
+        raise InputError(
+            f"launch.py: --format gguf writes full weights and reads them back by itself, so it goes without {given}; "
+            "leave one of the two out."
+        )
+
+
+def _write(
+    config: Config, model: Decoder, directory: Path, teacher: Path, tokenizer: PreTrainedTokenizerFast, card: str
+) -> None:
     export_model(
-        student,
+        model,
         directory,
-        tokenizer=load_tokenizer(teacher),
+        tokenizer=tokenizer,
         dtype=jnp.dtype(config.export.dtype),
         max_shard_bytes=config.export.max_shard_bytes,
-        model_card=student_card(config, step=step),
+        model_card=card,
         generation_config=generation_settings(teacher),
     )
-    print(directory)
+
+
+def _write_adapter(
+    config: Config, student: Decoder, teacher: Path, tokenizer: PreTrainedTokenizerFast, card: str, *, verify: bool
+) -> Path:
+    """Writes the adapters; and, where they were trained beside no model of its own, what they were trained beside."""
+    base = base_of_adapters(config)
+    if base is None:
+        base = str((config.run_dir / "adapter_base").absolute())
+        _write(config, _without_adapters(student), Path(base), teacher, tokenizer, card)
+        print(base)
+    directory = config.run_dir / "adapter"
+    export_adapter(student, directory, base=base, tokenizer=tokenizer, model_card=card)
+    if verify:
+        print(verify_adapter(student, directory, tokenizer=tokenizer).sentence())
+    return directory
+
+
+def _without_adapters(student: Decoder) -> Decoder:
+    base = nnx.clone(student)
+    zeros = jax.tree.map(jnp.zeros_like, nnx.state(base, nnx.LoRAParam))
+    nnx.update(base, zeros)
+    merge_adapters(base)
+    return base
 
 
 def generation_settings(directory: Path) -> dict[str, Any]:
@@ -66,13 +137,17 @@ def student_card(config: Config, *, step: int) -> str:
 def _training_facts(config: Config, *, teacher: str, step: int) -> dict[str, object]:
     student = config.student
     starts = {
-        "prune": f"{teacher}, layers {', '.join(map(str, student.keep_layers)) or f'{student.layers}, evenly spaced'}",
+        "prune": f"{teacher}, {_kept(student)}",
         "directory": str(student.directory and student.directory.name),
         "scratch": f"random weights, size {student.size}",
     }
+    adapters = (
+        {} if student.lora.rank is None else {"adapters": f"rank {student.lora.rank}, alpha {student.lora.alpha}"}
+    )
     return {
         "teacher": teacher,
         "student's start": starts[student.init],
+        **adapters,
         "data": f"{config.data.source}, {config.data.train_split}",
         "objective": json.dumps(config.objective.model_dump(mode="json")),
         "optimizer steps": step,
@@ -80,6 +155,17 @@ def _training_facts(config: Config, *, teacher: str, step: int) -> dict[str, obj
         "peak learning rate": config.optimizer.learning_rate,
         "seed": config.seed,
     }
+
+
+def _kept(student: StudentConfig) -> str:
+    by = "evenly spaced" if student.layer_choice == "even" else "by block influence"
+    layers = ", ".join(map(str, student.keep_layers)) or (f"{student.layers}, {by}" if student.layers else "all")
+    parts = [f"layers {layers}"]
+    if student.mlp_width is not None:
+        parts.append(f"{student.mlp_width} MLP units")
+    if student.kv_heads is not None:
+        parts.append(f"{student.kv_heads} key-value heads")
+    return "; ".join(parts)
 
 
 def _measured(config: Config, *, step: int) -> dict[str, dict[str, object]]:

@@ -17,7 +17,7 @@ from atkd_jax.config import Config
 from atkd_jax.data import open_source, read_prompts
 from atkd_jax.errors import InputError
 from atkd_jax.evaluation import answer
-from atkd_jax.interop import fetch_model, load_tokenizer, on_one_device, read_config
+from atkd_jax.interop import fetch_model, load_tokenizer, on_one_device
 from atkd_jax.models import Decoder, logical_axes
 from atkd_jax.sharding import make_mesh, parameter_shardings, spread
 from atkd_jax.teachers import load_teacher
@@ -112,9 +112,8 @@ def _writer(options: GenerateOptions, mesh: Mesh | None) -> _Writer:
     if options.model == "teacher":
         teacher = load_teacher(config.teacher, cache_dir=config.cache_dir, place=place, report=_report)
         return _Writer(teacher.model, teacher.tokenizer, f"teacher {config.teacher.model} {config.teacher.dtype}")
-    # The teacher's weights are not needed: its directory has the shape that the student is cut from.
     directory = fetch_model(config.teacher.model, cache_dir=config.cache_dir, report=_report)
-    student, step = read_trained_student(config, teacher=read_config(directory))
+    student, step = read_trained_student(config, teacher_directory=directory)
     if mesh is not None:
         graphdef, params = nnx.split(student)
         student = nnx.merge(graphdef, spread(params, parameter_shardings(mesh, logical_axes(params), params)))

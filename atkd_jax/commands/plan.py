@@ -11,7 +11,6 @@ from rich.console import Console
 from atkd_jax.commands.plan_report import print_plan
 from atkd_jax.commands.plan_search import search
 from atkd_jax.commands.plan_summary import summary_of
-from atkd_jax.commands.student import student_shape
 from atkd_jax.commands.verbs import PlanOptions
 from atkd_jax.config import Config
 from atkd_jax.errors import InputError
@@ -19,6 +18,7 @@ from atkd_jax.interop import KNOWN_MODELS, PUBLISHED, load_tokenizer, read_confi
 from atkd_jax.models import DecoderConfig
 from atkd_jax.sharding.chips import parse_topology, topology_devices
 from atkd_jax.training.ahead_of_time import Shapes, compile_ahead
+from atkd_jax.training.student import student_config
 
 
 def run(options: PlanOptions) -> None:
@@ -53,11 +53,16 @@ def model_shapes(config: Config) -> Shapes:
     Raises:
         InputError: A model is neither.
     """
+    if config.student.lora.rank is not None or config.teacher.quantize is not None:
+        raise InputError(
+            "plan: compiles steps that train all of the student beside a float teacher, but student.lora.rank or "
+            "teacher.quantize is set; leave them out for an upper bound, or see `train --dry-run`."
+        )
     teacher, vocab_size = _known(config.teacher.model, config)
     if config.student.init == "directory":
         student = _known(str(config.student.directory), config)[0]
     else:
-        student = student_shape(config.student, teacher=teacher)
+        student = student_config(config.student, teacher=teacher)
     return Shapes(teacher, student, vocab_size)
 
 

@@ -86,6 +86,18 @@ class PlanOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True)
+class ExportOptions(Options):
+    """Of `export`."""
+
+    step: int | None = None
+    """The checkpoint to export, by its optimizer steps; the newest where none is given."""
+    format: Literal["safetensors", "gguf"] = "safetensors"
+    """A Hugging Face directory, or one GGUF file in float16 for llama.cpp."""
+    verify: bool = False
+    """Compare what was written with transformers' PyTorch model of it, where torch is installed."""
+
+
+@dataclasses.dataclass(frozen=True)
 class LocalOptions:
     """Of `local`, which starts another verb and takes no config itself."""
 
@@ -109,7 +121,7 @@ VERBS = {
     "train": Verb("Distil the teacher into the student; the same command goes on after a stop.", TrainOptions),
     "evaluate": Verb("Measure teacher, student before and student after on held-out examples.", EvaluateOptions),
     "generate": Verb("Answer a prompt, or a file of them, with the run's student or its teacher.", GenerateOptions),
-    "export": Verb("Write the run's student as a Hugging Face directory."),
+    "export": Verb("Write the run's student as a Hugging Face directory or a GGUF file.", ExportOptions),
     "plan": Verb("Compile the train step for a TPU topology, without a TPU: memory, speed, advice.", PlanOptions),
     "local": Verb(
         "Run train or evaluate in several processes on this machine, on its CPU: local VERB ...", LocalOptions

@@ -29,7 +29,17 @@ def _take(stack: jax.Array, place: tuple[jax.Array, ...]) -> jax.Array:
     return stack
 
 
-def _make(weight: Weight, params: Sequence[jax.Array], place: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
+def one_tensor(
+    weight: Weight, params: Sequence[jax.Array], place: tuple[int, ...], shape: tuple[int, ...]
+) -> np.ndarray:
+    """Return one tensor of a checkpoint out of the parameters that stand in it.
+
+    Args:
+        weight: the tensor's row in the family's table.
+        params: of the paths in that row, stacked over layers where the tensor is not.
+        place: which layer, or layer and expert.
+        shape: of the tensor.
+    """
     # Only the one layer crosses from the devices to the host.
     numbers = tuple(jnp.int32(number) for number in place)
     parts = [np.asarray(_take(param, numbers) if place else param) for param in params]
@@ -50,7 +60,7 @@ def _plan(family: Family, config: DecoderConfig, params: Mapping[str, jax.Array]
         for place, name in weight.places(config):
             # Before the layers is -1, behind them their number.
             key = place[0] if place else config.num_layers if seen_layers else -1
-            make = partial(_make, weight, own, place, shape)
+            make = partial(one_tensor, weight, own, place, shape)
             planned.setdefault(key, []).append(PlannedTensor(name, shape, make))
     return [tensor for key in sorted(planned) for tensor in planned[key]]
 

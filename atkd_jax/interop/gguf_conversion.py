@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atkd_jax.errors import InputError
-from atkd_jax.interop.families import Family, Weight, family_for_gguf
+from atkd_jax.interop.families import GGUF_KEYS, Family, Weight, family_for_gguf
+from atkd_jax.interop.gguf_layout import (
+    ROPE_FACTORS,
+    heads_of_paired,
+    names_in_gguf,
+    scaling_of_factors,
+    unpaired,
+)
 from atkd_jax.interop.gguf_tokenizer import tokenizer_of_gguf
 from atkd_jax.interop.new_directory import new_directory
 from atkd_jax.interop.tensor_writing import PlannedTensor, write_tensors
@@ -49,52 +56,30 @@ def _raw_config(family: Family, metadata: Mapping[str, Any], tensors: Mapping[st
     assert family.gguf is not None  # it was found by it
     table = family.gguf
     raw: dict[str, Any] = {"model_type": family.name, "vocab_size": len(metadata.get("tokenizer.ggml.tokens", ()))}
-    for gguf_key, key in table.keys.items():
+    raw |= table.implied
+    for gguf_key, key in GGUF_KEYS.items():
         value = metadata.get(f"{table.architecture}.{gguf_key}")
         if value is not None:
             raw[key] = _tidy(value)
     raw["tie_word_embeddings"] = "output.weight" not in tensors
     if metadata.get(f"{table.architecture}.rope.scaling.type", "none") != "none":
         raise InputError("must have unscaled rotary embeddings, but has scaled ones; choose the safetensors weights.")
+    if ROPE_FACTORS in tensors:
+        factors = np.asarray(tensors[ROPE_FACTORS].data, np.float32)
+        raw["rope_scaling"] = scaling_of_factors(family.read_config(raw), factors)
     return raw
-
-
-def _gguf_names(family: Family, config: DecoderConfig) -> dict[str, str]:
-    """Return the name in a Hugging Face checkpoint -> the name in a GGUF file, for every tensor."""
-    import gguf
-
-    architecture = next(
-        each for each, name in gguf.MODEL_ARCH_NAMES.items() if family.gguf and name == family.gguf.architecture
-    )
-    table = gguf.get_tensor_name_map(architecture, config.num_layers)
-    names = [name for weight in family.weights(config) for _, name in weight.places(config)]
-    return {name: table.get_name(name, try_suffixes=(".weight", ".bias")) or name for name in names}
-
-
-def _unpaired(rows: np.ndarray, num_heads: int) -> np.ndarray:
-    """Return the rows of a query or key projection in the order of Hugging Face checkpoints.
-
-    The rotary embedding turns rows in pairs. GGUF files hold the two rows of a pair side by side; here the first rows
-    of all of a head's pairs stand before the second ones.
-    """
-    outputs, inputs = rows.shape
-    return rows.reshape(num_heads, outputs // num_heads // 2, 2, inputs).swapaxes(1, 2).reshape(outputs, inputs)
-
-
-_HEADS_OF_PAIRED = {"layers.attention.query.kernel": "num_heads", "layers.attention.key.kernel": "num_kv_heads"}
 
 
 def _make(family: Family, weight: Weight, config: DecoderConfig, tensor: ReaderTensor) -> np.ndarray:
     from gguf import dequantize
 
     array = np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32)
-    heads = _HEADS_OF_PAIRED.get(weight.paths[0])
-    is_paired = family.gguf is not None and family.gguf.has_paired_rows and heads is not None
-    return _unpaired(array, getattr(config, heads)) if is_paired and heads else array
+    heads = heads_of_paired(family, weight, config)
+    return array if heads is None else unpaired(array, heads)
 
 
 def _plan(family: Family, config: DecoderConfig, tensors: Mapping[str, ReaderTensor]) -> list[PlannedTensor]:
-    gguf_names = _gguf_names(family, config)
+    gguf_names = names_in_gguf(family, config)
     planned = []
     for weight in family.weights(config):
         for _, name in weight.places(config):
@@ -108,7 +93,7 @@ def _plan(family: Family, config: DecoderConfig, tensors: Mapping[str, ReaderTen
                     f"as {list(shape)}; get it again."
                 )
             planned.append(PlannedTensor(name, shape, partial(_make, family, weight, config, tensor)))
-    surplus = tensors.keys() - gguf_names.values()
+    surplus = tensors.keys() - gguf_names.values() - {ROPE_FACTORS}
     if surplus:
         raise InputError(
             f"must hold only tensors that the family {family.name} computes with, but has {min(surplus)} too; choose "

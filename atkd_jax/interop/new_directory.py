@@ -11,6 +11,8 @@ from pathlib import Path
 
 from atkd_jax.errors import InputError
 
+ADAPTER_CONFIG_NAME = "adapter_config.json"
+
 # What the user's disk, quota or permissions refuse, as against faults of the program.
 _REFUSALS = {
     errno.ENOSPC: "the disk is full",
@@ -36,7 +38,7 @@ def _check_target(target: Path, replace: bool) -> None:
         return
     if not replace:
         raise InputError(f"{target} must not exist yet, but it does; remove it or choose another place.")
-    if not (target / "config.json").is_file():
+    if not any((target / name).is_file() for name in ("config.json", ADAPTER_CONFIG_NAME)):
         raise InputError(
             f"{target} is about to be replaced by a model directory, but what is there holds no config.json, so it is "
             "no model directory; choose another place or remove it yourself."

@@ -19,6 +19,7 @@ from atkd_jax.models.layer import INIT_STDDEV, Angles, DecoderLayer
 from atkd_jax.models.layer_kinds import LayerKind, layer_kinds
 from atkd_jax.models.linear import Linear
 from atkd_jax.models.norms import make_norm
+from atkd_jax.models.quantized_array import dequantized
 from atkd_jax.models.remat import Remat, check_remat, rematerialised
 from atkd_jax.models.rotary import rotary_angles
 from atkd_jax.sharding import SEQUENCE_AXIS, constrain
@@ -38,6 +39,11 @@ class Decoder(nnx.Module):
         param_dtype: of the parameters.
         remat: what the backward pass recomputes; see `models.remat`.
     """
+
+    is_quantized: bool = False
+    """Whether embedding and head are stored as integers; `models.quantization` sets it."""
+    embedding_scale: nnx.Param
+    head_scale: nnx.Param
 
     def __init__(
         self,
@@ -74,9 +80,13 @@ class Decoder(nnx.Module):
         """c, where logits z of `head_matrix` become c tanh(z / c); None where they stay as they are."""
         return self.config.logit_softcap
 
+    def _rows_of_embedding(self, tokens: jax.Array) -> jax.Array:
+        rows = self.embedding[...][tokens]
+        return dequantized(rows, self.embedding_scale[...][tokens]) if self.is_quantized else rows
+
     def _embed(self, tokens: jax.Array, positions: jax.Array, *, room: int) -> jax.Array:
         """Return the residual stream before the first layer; no position may reach `room`."""
-        x = self.embedding[...][tokens].astype(self.dtype)
+        x = self._rows_of_embedding(tokens).astype(self.dtype)
         if self.config.scale_embeddings:
             x = x * jnp.asarray(self.config.width**0.5, self.dtype)
         if self.config.embed_width is not None:
@@ -156,12 +166,39 @@ class Decoder(nnx.Module):
         x, keys_values = jax.lax.scan(rematerialised(body, self.remat), x, scanned)
         return self._unembed(x.reshape(*tokens.shape, -1)), keys_values
 
+    def observe_layers(
+        self,
+        observe: Callable[[DecoderLayer, jax.Array, Angles | None, LayerKind], tuple[jax.Array, Any]],
+        *,
+        tokens: jax.Array,
+        positions: jax.Array,
+    ) -> Any:
+        """Return what `observe` gives beside the residual stream, stacked over the layers.
+
+        Args:
+            observe: (layer, residual stream before it, angles, kind) -> the residual stream after it, anything.
+            tokens: int [B, T].
+            positions: int [B, T].
+        """
+        angles, shared = self._angles(positions), layer_kinds(self.config).shared()
+        graphdef, scanned = self._scanned()
+
+        def body(x, layer):
+            params, kind = layer
+            return observe(nnx.merge(graphdef, params), x, angles, shared or kind)
+
+        return jax.lax.scan(body, self._embed(tokens, positions, room=tokens.shape[1]), scanned)[1]
+
     def head_matrix(self) -> jax.Array:
         """Return the matrix that turns hidden states into logits: [head_width, vocab] in the parameters' dtype.
 
         Where the model has a `logit_softcap`, that comes after it. No family has a bias here.
         """
-        return self.embedding[...].T if self.config.tie_embeddings else self.head[...]
+        if not self.is_quantized:
+            return self.embedding[...].T if self.config.tie_embeddings else self.head[...]
+        if self.config.tie_embeddings:
+            return dequantized(self.embedding[...], self.embedding_scale[...]).T
+        return dequantized(self.head[...], self.head_scale[...])
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Return float32 logits [..., vocab] of states [..., head_width]: factors in `dtype`, sums in float32."""

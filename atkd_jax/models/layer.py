@@ -51,13 +51,21 @@ class DecoderLayer(nnx.Module):
         x = self.attention_norm(x) if self._norms_first else x
         return self.attention.queries_keys_values(x, own, shape or x.shape[:-1])
 
-    def finish(self, x: jax.Array, gathered: jax.Array) -> jax.Array:
-        """Return the residual stream after this layer, from `x` before it and what its heads have gathered."""
+    def mlp_inputs(self, x: jax.Array, gathered: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return the residual stream that the MLP's result joins, and what the MLP reads.
+
+        The arguments are those of `finish`.
+        """
         attended = self.attention.output(gathered)
         if self.is_parallel:
-            return x + attended + self.mlp(self.mlp_norm(x))
+            return x + attended, self.mlp_norm(x)
         x = self._join(x, attended, "attention")
-        return self._join(x, self.mlp(self.mlp_norm(x) if self._norms_first else x), "mlp")
+        return x, self.mlp_norm(x) if self._norms_first else x
+
+    def finish(self, x: jax.Array, gathered: jax.Array) -> jax.Array:
+        """Return the residual stream after this layer, from `x` before it and what its heads have gathered."""
+        x, read = self.mlp_inputs(x, gathered)
+        return x + self.mlp(read) if self.is_parallel else self._join(x, self.mlp(read), "mlp")
 
     def _join(self, x: jax.Array, branch: jax.Array, name: str) -> jax.Array:
         match self.placement:

@@ -38,6 +38,29 @@ _AXES: dict[str, Axes] = {
     "project_out.kernel": ("embed", None),
     "head": ("embed", "vocab"),
 }
+# An adapter reads what its kernel reads and gives what its kernel gives; its rank stays whole.
+_ADAPTERS: dict[str, Axes] = {
+    f"{path}.adapter_{side}": axes
+    for path, kernel, inputs in (
+        *((path, axes, 1) for path, axes in _LINEARS.items()),
+        ("layers.attention.output", _AXES["layers.attention.output.kernel"], 2),
+    )
+    for side, axes in (
+        ("in", (*kernel[: 1 + inputs], None)),
+        ("out", (kernel[0], None, *kernel[1 + inputs :])),
+    )
+}
+# Scales of integers lie beside them. Along the axes that a product sums over they are few, and stay whole.
+_SCALES: dict[str, Axes] = {
+    "embedding_scale": ("vocab", None),
+    "head_scale": (None, "vocab"),
+    **{f"{path}.kernel_scale": (axes[0], None, *axes[2:]) for path, axes in _LINEARS.items()},
+    "layers.attention.output.kernel_scale": ("layers", "heads", None, "embed"),
+    "layers.mlp.experts.gate.kernel_scale": ("layers", "experts", None, "mlp"),
+    "layers.mlp.experts.up.kernel_scale": ("layers", "experts", None, "mlp"),
+    "layers.mlp.experts.down.kernel_scale": ("layers", "experts", None, "embed"),
+}
+_AXES |= _ADAPTERS | _SCALES
 
 
 def parameter_path(key_path: tuple[Any, ...]) -> str:

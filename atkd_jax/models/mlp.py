@@ -34,7 +34,11 @@ class MLP(nnx.Module):
         self.up = Linear((config.width,), (config.mlp_width,), stddev=stddev, **kinds)
         self.down = Linear((config.mlp_width,), (config.width,), stddev=down_stddev, **kinds)
 
+    def units(self, x: jax.Array) -> jax.Array:
+        """Return what `down` is applied to, [..., mlp_width] of `x` [..., width]."""
+        activate = ACTIVATIONS[self.activation]
+        return activate(self.gate(x)) * self.up(x) if self.is_gated else activate(self.up(x))
+
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return [..., width] of `x` [..., width]."""
-        activate = ACTIVATIONS[self.activation]
-        return self.down(activate(self.gate(x)) * self.up(x) if self.is_gated else activate(self.up(x)))
+        return self.down(self.units(x))

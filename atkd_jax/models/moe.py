@@ -61,6 +61,6 @@ class _Experts(nnx.Module):
         """Return [rows, width] of rows that are sorted by their expert."""
 
         def product(rows: jax.Array, linear: Linear) -> jax.Array:
-            return jax.lax.ragged_dot(rows, linear.kernel[...].astype(rows.dtype), rows_of_expert)
+            return jax.lax.ragged_dot(rows, linear.dense_kernel(rows.dtype), rows_of_expert)
 
         return product(activate(product(rows, self.gate)) * product(rows, self.up), self.down)

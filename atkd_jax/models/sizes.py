@@ -35,12 +35,15 @@ SIZES: dict[str, dict[str, int]] = {
     "1.7b": _shape(2048, 24, 32, 32, 64, 8192),
 }
 
+# Families of experts, and those that are like them with one MLP per layer.
+_DENSE = {"mixtral": "mistral", "qwen3_moe": "qwen3"}
+
 
 def sized_config(name: str, *, like: DecoderConfig) -> DecoderConfig:
     """Return a config with the shape called `name` and everything else, the vocabulary above all, taken from `like`.
 
     What goes with a shape is fitted to it: where `like` has as many heads with keys as heads, so has the result; the
-    share of a head that turns stays; and what layers differ in is repeated or cut.
+    share of a head that turns stays; what layers differ in is repeated or cut; and experts become one MLP.
 
     Raises:
         InputError: where the table has no such name.
@@ -63,5 +66,9 @@ def sized_config(name: str, *, like: DecoderConfig) -> DecoderConfig:
         "embed_width": None,
         "rotary_layers": repeated(like.rotary_layers),
         "windowed_layers": repeated(like.windowed_layers),
+        "family": _DENSE.get(like.family, like.family),
+        "num_experts": 0,
+        "experts_per_token": 0,
+        "normalize_expert_weights": True,
     }
     return dataclasses.replace(like, **shape | fitted)

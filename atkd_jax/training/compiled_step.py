@@ -31,8 +31,9 @@ def jitted_train_step(
     vocab_size: int,
     state: Any,
     teacher_params: Any,
+    frozen: tuple[Any, ...] = (),
 ) -> Callable[..., Any]:
-    """Returns `step(state, teacher_params, batch)`, jitted; the state's memory is given to the new state.
+    """Returns `step(state, teacher_params, batch, *frozen)`, jitted; the state's memory is given to the new state.
 
     Args:
         config: The run.
@@ -43,6 +44,7 @@ def jitted_train_step(
         vocab_size: The tokenizer's number of ids.
         state: The tree of shardings of a state.
         teacher_params: The tree of shardings of the teacher's parameters.
+        frozen: That of what stays of the student, see `models.split_trained`.
     """
     step = make_train_step(
         student=student,
@@ -65,7 +67,7 @@ def jitted_train_step(
     return jax.jit(
         step,
         donate_argnums=0,
-        in_shardings=(state, teacher_params, batch),
+        in_shardings=(state, teacher_params, batch, *frozen),
         out_shardings=(state, replicated(meshes.student)),
         compiler_options=_TPU_OPTIONS if meshes.student.devices.flat[0].platform == "tpu" else None,
     )

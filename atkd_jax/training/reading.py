@@ -89,9 +89,12 @@ def read_student_params(
     placed = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here), abstract_params
     )
-    steps = _steps(directory) if step is None else [step]
-    if not steps:
-        raise InputError(no_checkpoint(directory))
+    require_checkpoint(directory)
+    steps = _steps(directory)
+    if step is not None:
+        if step not in steps:
+            raise InputError(f"{directory} has no checkpoint of step {step}, but of {', '.join(map(str, steps))}")
+        steps = [step]
     for number in reversed(steps):
         try:
             state, _ = read_checkpoint(directory.absolute() / str(number), {"params": placed})
@@ -102,6 +105,17 @@ def read_student_params(
             continue
         return state["params"], number
     raise AssertionError("the loop above returns or raises")
+
+
+def has_checkpoint(directory: Path) -> bool:
+    """Returns whether there is one, whole or not; every process must call it."""
+    return bool(_steps(directory))
+
+
+def require_checkpoint(directory: Path) -> None:
+    """Raises InputError if there is none; every process must call it."""
+    if not has_checkpoint(directory):
+        raise InputError(no_checkpoint(directory))
 
 
 def no_checkpoint(directory: Path) -> str:

@@ -17,16 +17,18 @@ from rich.console import Console
 from atkd_jax.config import Config
 from atkd_jax.data import Template, open_source, training_batches
 from atkd_jax.errors import InputError
-from atkd_jax.interop import fetch_model, load_tokenizer, require_same_tokenizer
-from atkd_jax.models import Decoder, DecoderConfig
+from atkd_jax.interop import fetch_model
+from atkd_jax.models import Decoder, DecoderConfig, logical_axes, split_trained
 from atkd_jax.objectives import make_objective
 from atkd_jax.sharding import (
     Meshes,
     SumOverProcesses,
     make_meshes,
+    parameter_shardings,
     row_sharding,
     row_share,
     shard_batch,
+    spread,
 )
 from atkd_jax.teachers import LoadedTeacher, load_teacher, teacher_signal
 from atkd_jax.training.checkpoints import Checkpoints
@@ -42,8 +44,9 @@ from atkd_jax.training.rollout_batches import RolloutBatches, rollout_batches
 from atkd_jax.training.same_run import require_same_run
 from atkd_jax.training.shared_batches import SharedBatches
 from atkd_jax.training.shared_directory import require_shared_directory, turn_on_this_host
+from atkd_jax.training.start import Start, prepare_start
 from atkd_jax.training.state import TrainState
-from atkd_jax.training.student import build_student, fetched_student
+from atkd_jax.training.student import student_directory
 from atkd_jax.training.throughput import StepCosts, step_costs
 
 
@@ -51,6 +54,7 @@ class _Models(NamedTuple):
     teacher_graph: nnx.GraphDef[Decoder]
     teacher_params: Any
     student_graph: nnx.GraphDef[Decoder]
+    student_frozen: tuple[Any, ...]
     vocab_size: int
     student_config: DecoderConfig
     teacher_config: DecoderConfig
@@ -79,9 +83,13 @@ def train(
     _check(config, meshes)
     with turn_on_this_host(config.cache_dir):
         fetch_model(config.teacher.model, cache_dir=config.cache_dir, report=report)
+        if config.student.init == "directory":
+            student_directory(config.student, cache_dir=config.cache_dir, report=report)
     teacher = load_teacher(config.teacher, cache_dir=config.cache_dir, place=placing_on(meshes.teacher), report=report)
     batches = open_batches(config, teacher.tokenizer, mesh)
-    models, state, optimizer = _prepare(config, mesh, teacher)
+    opened = partial(open_batches, config, teacher.tokenizer, mesh)
+    start = prepare_start(config, teacher, meshes=meshes, open_batches=opened, report=report)
+    models, state, optimizer = _prepare(config, mesh, teacher, start)
     if config.rollout.author != "data":
         batches = _with_rollouts(config, batches, meshes, models, teacher.tokenizer)
     require_shared_directory(config.run_dir)
@@ -100,6 +108,7 @@ def train(
             return Outcome(state, None)
         checkpoints.require_room(state)
         before_start()
+        start.write(config.run_dir)
         return _run(config, meshes, models, optimizer, state, batches, checkpoints, console)
 
 
@@ -146,29 +155,23 @@ def _check(config: Config, meshes: Meshes) -> None:
     if config.run_dir.exists() and not config.run_dir.is_dir():
         raise InputError(f"run_dir {config.run_dir} must be a directory, but a file is in its place; name another one")
     require_even_batch(config, meshes)
+    if config.student.lora.rank is not None and config.rollout.author != "data":
+        raise InputError(
+            f"rollout.author={config.rollout.author} writes with all of the student's weights, but student.lora.rank="
+            f"{config.student.lora.rank} trains adapters beside frozen ones; use rollout.author=data, or leave rank out"
+        )
 
 
 def _prepare(
-    config: Config, mesh: Mesh, teacher: LoadedTeacher
+    config: Config, mesh: Mesh, teacher: LoadedTeacher, start: Start
 ) -> tuple[_Models, TrainState, optax.GradientTransformation]:
-    with turn_on_this_host(config.cache_dir):
-        start = fetched_student(config)
-    if start.init == "directory" and start.directory is not None:
-        require_same_tokenizer(teacher.tokenizer, load_tokenizer(start.directory))
-    student = build_student(
-        start,
-        teacher=teacher.model,
-        dtype=jnp.dtype(config.training.dtype),
-        remat=config.training.remat,
-        seed=config.seed,
-        place=placing_on(mesh),
-    )
     optimizer = make_optimizer(config.optimizer, steps=config.training.steps)
     teacher_graph, teacher_params = nnx.split(teacher.model)
-    student_graph, student_params = nnx.split(student)
+    student_graph, student_params, frozen = split_trained(start.student)
     state = place_state(student_params, mesh=mesh, optimizer=optimizer, seed=config.seed)
-    shapes = student.config, teacher.model.config
-    models = _Models(teacher_graph, teacher_params, student_graph, len(teacher.tokenizer), *shapes)
+    frozen = tuple(spread(each, parameter_shardings(mesh, logical_axes(each), each)) for each in frozen)
+    shapes = start.student.config, teacher.model.config
+    models = _Models(teacher_graph, teacher_params, student_graph, frozen, len(teacher.tokenizer), *shapes)
     return models, state, optimizer
 
 
@@ -191,6 +194,7 @@ def _run(
         vocab_size=models.vocab_size,
         state=jax.tree.map(lambda array: array.sharding, state),
         teacher_params=jax.tree.map(lambda array: array.sharding, models.teacher_params),
+        frozen=jax.tree.map(lambda array: array.sharding, models.student_frozen),
     )
     settings = LoopSettings(
         steps=config.training.steps,
@@ -205,7 +209,9 @@ def _run(
         closing(MetricsWriter(config.run_dir, resumed_step=start) if writes else NoMetrics()) as metrics,
         closing(ProgressLine(steps=config.training.steps, start=start, console=console)) as progress,
     ):
-        step = _one_at_a_time(lambda state, batch: compiled(state, models.teacher_params, batch))
+        step = _one_at_a_time(
+            lambda state, batch: compiled(state, models.teacher_params, batch, *models.student_frozen)
+        )
         place = partial(shard_batch, meshes.student)
         if isinstance(batches, RolloutBatches):
             step, place = batches.before(step, place), lambda batch: batch

@@ -18,7 +18,7 @@ from atkd_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-TrainStep = Callable[[TrainState, Any, Batch], tuple[TrainState, Metrics]]
+TrainStep = Callable[..., tuple[TrainState, Metrics]]
 
 
 def make_train_step(
@@ -34,7 +34,9 @@ def make_train_step(
     teacher_mesh: Mesh | None = None,
     schedule: optax.Schedule | None = None,
 ) -> TrainStep:
-    """Returns `train_step(state, teacher_params, batch) -> (state, metrics)`, to be jitted by the caller.
+    """Returns `train_step(state, teacher_params, batch, *frozen) -> (state, metrics)`, to be jitted by the caller.
+
+    `frozen` is what of the student is not trained: nothing, or what `models.split_trained` gives.
 
     The teacher runs over all of the step's micro-batches first; the gate then sees the whole batch; then the student
     runs. Loss and gradient are those of the batch in one piece, whatever `microbatches` and `chunk_tokens` are. A step
@@ -53,7 +55,7 @@ def make_train_step(
         schedule: The optimizer's learning rate, which is then among the metrics.
     """
 
-    def train_step(state: TrainState, teacher_params: Any, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, teacher_params: Any, batch: Batch, *frozen: Any) -> tuple[TrainState, Metrics]:
         parts, targets, mask, is_written = _microbatches(batch, microbatches)
         asked = partial(teacher_signal, batch=parts, targets=targets, mask=mask, vocab_size=vocab_size)
         signal = asked(
@@ -75,7 +77,7 @@ def make_train_step(
 
         def share_of_loss(params: Any, part: tuple[Batch, list[Tokens]]) -> tuple[jax.Array, Metrics]:
             inputs, tokens_of_lessons = part
-            model = nnx.merge(student, params)
+            model = nnx.merge(student, params, *frozen)
             hidden = model.hidden_states(**inputs, mesh=mesh)
             softcaps = model.logit_softcap, teaching.logit_softcap
             heads = Heads(model.head_matrix(), teacher_head, vocab_size, softcaps)

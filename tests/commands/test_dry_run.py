@@ -10,15 +10,16 @@ from rich.console import Console
 from atkd_jax.commands import dry_run
 from atkd_jax.config import Config
 from atkd_jax.interop import load_model, read_config
-from atkd_jax.models import prune_layers
+from atkd_jax.models import Pruning, prune_model
 from atkd_jax.sharding import make_meshes
+from atkd_jax.training.student import student_config
 
 
 @pytest.fixture
 def plan(untrained, tiny_teacher_directory):
     def make(config: Config = untrained, **axes):
         teacher = read_config(tiny_teacher_directory)
-        student = dry_run.student_shape(config.student, teacher=teacher)
+        student = student_config(config.student, teacher=teacher)
         return dry_run.make_plan(config, meshes=make_meshes(**axes), teacher=teacher, student=student)
 
     return make
@@ -37,7 +38,7 @@ def test_parameters_are_counted_as_they_are(plan, tiny_teacher_directory):
     teacher = load_model(tiny_teacher_directory)
     found = plan()
     assert found.teacher_parameters == real_size(teacher)
-    assert found.student_parameters == real_size(prune_layers(teacher, (0, 3)))
+    assert found.student_parameters == real_size(prune_model(teacher, Pruning((0, 3))))
     assert sum(math.prod(own.shape) for own in found.student) == found.student_parameters
     assert "embedding" in {own.name for own in found.student}
 

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,6 +88,17 @@ def paired(rows: np.ndarray, num_heads: int) -> np.ndarray:
     return np.stack([row for first, second in halves for pair in zip(first, second, strict=True) for row in pair])
 
 
+def encoded(array: np.ndarray, kind: gguf.GGMLQuantizationType, name: str) -> np.ndarray:
+    """An array in a quantisation; in one that the gguf package only undoes, blocks of other numbers."""
+    try:
+        return gguf.quantize(array, kind)
+    except NotImplementedError:
+        block, size = gguf.GGML_QUANT_SIZES[kind]
+        # Bytes below 50 make half floats, which the scales are, that are finite.
+        shape = (array.shape[0], array.shape[1] // block * size)
+        return np.random.default_rng(zlib.crc32(name.encode())).integers(0, 50, shape, dtype=np.uint8)
+
+
 def write_gguf(
     file: Path,
     model: LlamaForCausalLM,
@@ -128,7 +140,7 @@ def write_gguf(
             array = paired(array, array.shape[0] // config.head_dim)
         stored = names.get_name(name, try_suffixes=(".weight",))
         matrix_kind = kind if array.ndim == 2 else gguf.GGMLQuantizationType.F32
-        writer.add_tensor(stored, gguf.quantize(array, matrix_kind), raw_dtype=matrix_kind)
+        writer.add_tensor(stored, encoded(array, matrix_kind, name), raw_dtype=matrix_kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

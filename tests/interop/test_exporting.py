@@ -103,13 +103,13 @@ def test_transformers_generates_the_same_greedy_tokens(export):
     prompt = np.random.default_rng(1).integers(3, 320, size=(1, 5)).astype(np.int32)
     reference = LlamaForCausalLM.from_pretrained(directory)
     expected = reference.generate(
-        torch.from_numpy(prompt.astype(np.int64)), max_new_tokens=16, do_sample=False, eos_token_id=None
+        torch.from_numpy(prompt.astype(np.int64)), max_new_tokens=64, do_sample=False, eos_token_id=None
     )[0]
-    tokens = np.zeros((1, 21), np.int32)
+    tokens = np.zeros((1, 69), np.int32)
     tokens[0, :5] = prompt
     graphdef, params = nnx.split(model)
     logits = jax.jit(lambda params, tokens: nnx.merge(graphdef, params)(tokens))
-    for place in range(5, 21):
+    for place in range(5, 69):
         tokens[0, place] = np.argmax(logits(params, tokens)[0, place - 1])
     assert tokens[0].tolist() == expected.tolist()
 

@@ -14,7 +14,7 @@ from atkd_jax.interop import load_model, load_tokenizer, read_config
 from atkd_jax.interop.gguf_conversion import convert_gguf
 from atkd_jax.models import DecoderConfig
 
-from .conftest import make_llama, write_gguf
+from .conftest import encoded, make_llama, paired, write_gguf
 
 Q = gguf.GGMLQuantizationType
 
@@ -30,7 +30,7 @@ def model(tiny_tokenizer) -> LlamaForCausalLM:
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("kind", [Q.F32, Q.F16, Q.BF16, Q.Q8_0, Q.Q4_1, Q.Q4_0, Q.Q5_1])
+@pytest.mark.parametrize("kind", [Q.F32, Q.F16, Q.BF16, Q.Q8_0, Q.Q4_1, Q.Q4_0, Q.Q5_0, Q.Q5_1])
 def test_every_tensor_is_what_its_quantisation_left(tmp_path: Path, tiny_tokenizer, kind, tied: bool):
     model = shaped(tiny_tokenizer, tie_word_embeddings=tied)
     write_gguf(tmp_path / "model.gguf", model, tiny_tokenizer, kind=kind)
@@ -43,6 +43,23 @@ def test_every_tensor_is_what_its_quantisation_left(tmp_path: Path, tiny_tokeniz
         left = gguf.dequantize(gguf.quantize(array, kind), kind) if array.ndim == 2 else array
         np.testing.assert_array_equal(written[name], left, err_msg=name)
         assert written[name].dtype == np.float32
+
+
+@pytest.mark.parametrize("kind", [Q.Q2_K, Q.Q3_K, Q.Q4_K, Q.Q5_K, Q.Q6_K])
+def test_k_quants_are_undone(tmp_path: Path, tiny_tokenizer, kind):
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64, "num_hidden_layers": 1}
+    model = make_llama(vocab_size=len(tiny_tokenizer), **sizes)
+    write_gguf(tmp_path / "model.gguf", model, tiny_tokenizer, kind=kind)
+    convert_gguf(tmp_path / "model.gguf", tmp_path / "model", model_card="card")
+    written = load_file(tmp_path / "model" / "model.safetensors")
+    for name, parameter in model.named_parameters():
+        array = parameter.detach().numpy()
+        if array.ndim == 2:
+            left = gguf.dequantize(encoded(array, kind, name), kind)
+            is_paired = ".q_proj." in name or ".k_proj." in name
+            ours = paired(written[name], len(array) // 64) if is_paired else written[name]
+            np.testing.assert_array_equal(ours, left, err_msg=name)
+            assert np.ptp(left) > 0
 
 
 def test_pytorch_gives_the_logits_of_the_model_that_was_written(tmp_path: Path, tiny_tokenizer, model):
@@ -132,7 +149,7 @@ def test_another_architecture_is_refused_with_those_known(tmp_path: Path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(InputError, match=r"model\.gguf must have an architecture among llama, but has 'mamba'"):
+    with pytest.raises(InputError, match=r"model\.gguf must have an architecture among llama, .*, but has 'mamba'"):
         convert_gguf(tmp_path / "model.gguf", tmp_path / "model", model_card="card")
 
 

@@ -186,7 +186,7 @@ def test_padding_is_another_token_than_eos_where_there_is_one(tmp_path: Path, ti
             {"tokenizer.ggml.model": "llama"},
             "must have a byte-level BPE vocabulary .* but has 'llama' split as 'default'",
         ),
-        ({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "qwen2"}, "but has 'gpt2' split as 'qwen2'"),
+        ({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "falcon"}, "but has 'gpt2' split as 'falcon'"),
         ({"tokenizer.ggml.model": "gpt2"}, r"must have the key tokenizer\.ggml\.tokens, but does not"),
     ],
 )

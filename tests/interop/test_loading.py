@@ -209,6 +209,15 @@ def test_quantised_weights_are_refused(saved_llama):
         load_model(directory)
 
 
+def test_pickle_files_are_never_read(saved_llama):
+    _, directory = saved_llama()
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+    with pytest.raises(
+        InputError, match=r"holds neither; convert the weights to safetensors, for pickle files are never"
+    ):
+        load_model(directory)
+
+
 def test_a_truncated_file_is_named(saved_llama):
     _, directory = saved_llama()
     file = directory / "model.safetensors"

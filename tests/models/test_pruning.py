@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llama_oracle import GROUPED
 
 from atkd_jax.errors import InputError
-from atkd_jax.models import Decoder, evenly_spaced_layers, prune_layers
+from atkd_jax.models import Decoder, Pruning, evenly_spaced_layers, prune_model
 from atkd_jax.models.layer_kinds import layer_kinds
 from atkd_jax.models.rotary import rotary_angles
 
@@ -42,7 +42,7 @@ def model():
 
 
 def test_a_pruned_model_has_the_kept_layers_and_all_that_surrounds_them(model):
-    pruned = prune_layers(model, (0, 2))
+    pruned = prune_model(model, Pruning((0, 2)))
     assert pruned.config.num_layers == 2
     assert (pruned.dtype, pruned.remat) == (model.dtype, "full")
     for (path, new), (_, old) in zip(
@@ -55,7 +55,7 @@ def test_a_pruned_model_has_the_kept_layers_and_all_that_surrounds_them(model):
 
 def test_pruning_is_leaving_layers_out(model):
     layers, positions = model.layers, jnp.arange(4)[None]
-    pruned = prune_layers(model, (1,), dtype=jnp.float32, remat="none")
+    pruned = prune_model(model, Pruning((1,)), dtype=jnp.float32, remat="none")
     graphdef, stacked = nnx.split(layers)
     one = nnx.merge(graphdef, jax.tree.map(lambda array: array[1], stacked))
     x = model.embedding[...][jnp.arange(4)[None]].astype(jnp.float32)
@@ -68,13 +68,13 @@ def test_what_is_said_layer_by_layer_is_pruned_with_the_layers():
     config = dataclasses.replace(
         GROUPED, window=5, windowed_layers=(True, False, True), rotary_layers=(True, True, False)
     )
-    pruned = prune_layers(Decoder(config, rngs=nnx.Rngs(0)), (1, 2)).config
+    pruned = prune_model(Decoder(config, rngs=nnx.Rngs(0)), Pruning((1, 2))).config
     assert (pruned.windowed_layers, pruned.rotary_layers) == ((False, True), (True, False))
 
 
 def test_the_copy_shares_no_array_with_the_model():
     model = Decoder(GROUPED, rngs=nnx.Rngs(0))
-    pruned = prune_layers(model, (0, 1, 2))
+    pruned = prune_model(model, Pruning((0, 1, 2)))
     pointers = [{leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(nnx.state(each))} for each in (model, pruned)]
     assert not pointers[0] & pointers[1]
 
@@ -82,4 +82,4 @@ def test_the_copy_shares_no_array_with_the_model():
 @pytest.mark.parametrize("kept", [(), (2, 1), (0, 0), (0, 3), (-1, 2)])
 def test_lists_that_name_no_layers_of_the_model_are_refused(model, kept):
     with pytest.raises(InputError, match=r"must be ascending numbers from 0 to 2, got \[.*\]; correct the list"):
-        prune_layers(model, kept)
+        prune_model(model, Pruning(kept))

@@ -121,14 +121,30 @@ class GGUFTable:
 
     Attributes:
         architecture: its name there.
-        keys: key there, without the architecture's prefix -> key of config.json.
         has_paired_rows: whether the two rows of queries and keys that rotary embedding turns together stand side by
             side there.
+        implied: keys of config.json that programs which read such files take for granted.
     """
 
     architecture: str
-    keys: Mapping[str, str]
     has_paired_rows: bool = False
+    implied: Mapping[str, Any] = field(default_factory=dict)
+
+
+# Key of a GGUF file, without the architecture's prefix -> key of config.json, for families of LLaMA's kind.
+GGUF_KEYS = {
+    "embedding_length": "hidden_size",
+    "block_count": "num_hidden_layers",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "rope.dimension_count": "head_dim",
+    "attention.key_length": "head_dim",
+    "attention.value_length": "head_dim",
+    "feed_forward_length": "intermediate_size",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "context_length": "max_position_embeddings",
+    "rope.freq_base": "rope_theta",
+}
 
 
 @dataclass(frozen=True)

@@ -55,13 +55,23 @@ ATTENTION_BIAS = Fields(_biases, lambda config: {"attention_bias": config.qkv_bi
 HEAD_DIM = ConfigKey("head_dim", "head_dim", lambda raw: raw["hidden_size"] // max(1, raw["num_attention_heads"]))
 
 
-def implied_head_dim(width_key: str, heads_key: str) -> Fields:
-    """Return how a family spells the size of a head that has no key: width by number of heads."""
+def implied_head_dim(width_key: str, heads_key: str, *, may_differ: bool = False) -> Fields:
+    """Return how a family spells the size of a head that has no key: width by number of heads.
+
+    Args:
+        width_key: of config.json.
+        heads_key: likewise.
+        may_differ: whether transformers heeds `head_dim` all the same where a config has it, as pruned ones do.
+    """
 
     def read(raw: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+        if may_differ and raw.get("head_dim") is not None:
+            return {"head_dim": ConfigKey("head_dim", "head_dim").read(raw)}
         return {"head_dim": fields["width"] // max(1, fields["num_heads"])}
 
     def write(config: DecoderConfig) -> dict[str, Any]:
+        if may_differ and config.head_dim * config.num_heads != config.width:
+            return {"head_dim": config.head_dim}
         if config.head_dim * config.num_heads != config.width:
             raise InputError(
                 f"model config: num_heads times head_dim must be width in the family {config.family}, got "

@@ -18,19 +18,5 @@ LLAMA = Family(
     fields=(activation_fields("hidden_act", default="silu"), ATTENTION_BIAS, rotary_fields()),
     weights=decoder_rows,
     ignored=IGNORED,
-    gguf=GGUFTable(
-        "llama",
-        {
-            "embedding_length": "hidden_size",
-            "block_count": "num_hidden_layers",
-            "attention.head_count": "num_attention_heads",
-            "attention.head_count_kv": "num_key_value_heads",
-            "rope.dimension_count": "head_dim",
-            "feed_forward_length": "intermediate_size",
-            "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-            "context_length": "max_position_embeddings",
-            "rope.freq_base": "rope_theta",
-        },
-        has_paired_rows=True,
-    ),
+    gguf=GGUFTable("llama", has_paired_rows=True),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from atkd_jax.interop.families.family import ConfigKey, Family
+from atkd_jax.interop.families.family import ConfigKey, Family, GGUFTable
 from atkd_jax.interop.families.keys import HEAD_DIM, activation_fields, decoder_keys
 from atkd_jax.interop.families.rotary import rotary_fields
 from atkd_jax.interop.families.rows import IGNORED, decoder_rows
@@ -18,4 +18,5 @@ MISTRAL = Family(
     fields=(activation_fields("hidden_act", default="silu"), rotary_fields()),
     weights=decoder_rows,
     ignored=IGNORED,
+    gguf=GGUFTable("llama", has_paired_rows=True, implied={"sliding_window": None}),
 )

@@ -34,7 +34,7 @@ PHI3 = Family(
     ),
     fields=(
         activation_fields("hidden_act", default="silu"),
-        implied_head_dim("hidden_size", "num_attention_heads"),
+        implied_head_dim("hidden_size", "num_attention_heads", may_differ=True),
         rotary_fields(),
     ),
     weights=_weights,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from atkd_jax.interop.families.family import ConfigKey, Family
+from atkd_jax.interop.families.family import ConfigKey, Family, GGUFTable
 from atkd_jax.interop.families.keys import ATTENTION_BIAS, activation_fields, decoder_keys
 from atkd_jax.interop.families.rotary import rotary_fields
 from atkd_jax.interop.families.rows import IGNORED, decoder_rows
@@ -24,4 +24,5 @@ QWEN3 = Family(
     constants={"qk_norm": "head"},
     weights=decoder_rows,
     ignored=IGNORED,
+    gguf=GGUFTable("qwen3"),
 )

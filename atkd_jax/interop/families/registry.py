@@ -79,7 +79,10 @@ def family_for_gguf(architecture: str) -> Family:
     Raises:
         InputError: where it is not among those known, which the message lists.
     """
-    known = {family.gguf.architecture: family for family in FAMILIES if family.gguf}
+    known: dict[str, Family] = {}
+    for family in FAMILIES:
+        if family.gguf:
+            known.setdefault(family.gguf.architecture, family)  # of several that are written alike the first is read
     if architecture not in known:
         raise InputError(
             f"must have an architecture among {', '.join(known)}, but has {architecture!r}; choose another GGUF file."

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from atkd_jax.errors import InputError
-from atkd_jax.interop.families.family import ConfigKey, Family, Fields
+from atkd_jax.interop.families.family import ConfigKey, Family, Fields, GGUFTable
 from atkd_jax.interop.families.keys import ATTENTION_BIAS, activation_fields, decoder_keys, implied_head_dim
 from atkd_jax.interop.families.rotary import rotary_fields
 from atkd_jax.interop.families.rows import IGNORED, decoder_rows
@@ -49,11 +49,12 @@ SMOLLM3 = Family(
     ),
     fields=(
         activation_fields("hidden_act", default="silu"),
-        implied_head_dim("hidden_size", "num_attention_heads"),
+        implied_head_dim("hidden_size", "num_attention_heads", may_differ=True),
         ATTENTION_BIAS,
         Fields(_read_layers, _write_layers),
         rotary_fields(default_theta=2_000_000.0),
     ),
     weights=decoder_rows,
     ignored=IGNORED,
+    gguf=GGUFTable("smollm3", has_paired_rows=True, implied={"no_rope_layers": None, "no_rope_layer_interval": 4}),
 )

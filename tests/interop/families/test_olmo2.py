@@ -10,5 +10,6 @@ class TestOlmo2(FamilyChecks):
     fullest = "biases"
     cases: ClassVar = {
         "plain": Case("Olmo2Config", SHAPE),
+        "heads pruned away": Case("Olmo2Config", SHAPE | {"head_dim": 6}),
         "biases": Case("Olmo2Config", SHAPE | {"attention_bias": True}),
     }

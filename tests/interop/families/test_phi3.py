@@ -10,6 +10,7 @@ class TestPhi3(FamilyChecks):
     fullest = "windows"
     cases: ClassVar = {
         "windows": Case("Phi3Config", SHAPE | {"sliding_window": 5}),
+        "heads pruned away": Case("Phi3Config", SHAPE | {"head_dim": 6}),
         "half of a head turned": Case(
             "Phi3Config", SHAPE | {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}
         ),

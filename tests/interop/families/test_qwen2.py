@@ -10,6 +10,7 @@ class TestQwen2(FamilyChecks):
     fullest = "windows in two layers"
     cases: ClassVar = {
         "tied": Case("Qwen2Config", SHAPE | {"tie_word_embeddings": True}),
+        "heads pruned away": Case("Qwen2Config", SHAPE | {"head_dim": 6}),
         "windows in two layers": Case(
             "Qwen2Config", SHAPE | {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2}
         ),

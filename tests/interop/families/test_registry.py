@@ -14,7 +14,11 @@ CONFIG = DecoderConfig(vocab_size=8, width=4, num_layers=1, num_heads=1, num_kv_
 def test_every_family_is_found_by_its_names(family):
     assert family_of_json({"model_type": family.name}) is family
     if family.gguf:
-        assert family_for_gguf(family.gguf.architecture) is family
+        assert family_for_gguf(family.gguf.architecture).gguf.architecture == family.gguf.architecture
+
+
+def test_of_families_that_are_written_alike_one_is_read():
+    assert family_for_gguf("llama") is LLAMA
 
 
 def test_a_config_finds_the_family_that_can_say_it():

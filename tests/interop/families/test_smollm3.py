@@ -10,6 +10,7 @@ class TestSmolLM3(FamilyChecks):
     fullest = "biases and windows"
     cases: ClassVar = {
         "every other layer turns": Case("SmolLM3Config", SHAPE | {"no_rope_layer_interval": 2}),
+        "heads pruned away": Case("SmolLM3Config", SHAPE | {"head_dim": 6}),
         "biases and windows": Case(
             "SmolLM3Config",
             SHAPE

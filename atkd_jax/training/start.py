@@ -1,0 +1,113 @@
+"""What stands before the first step: the student, cut from a float teacher, and then the teacher as it is stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from atkd_jax.config import Config
+from atkd_jax.interop import load_tokenizer, require_same_tokenizer
+from atkd_jax.models import Decoder, Pruning
+from atkd_jax.sharding import Meshes
+from atkd_jax.teachers import LoadedTeacher, Quantization, quantize_teacher
+from atkd_jax.training.calibration import first_batches, measured_pruning, read_pruning, write_pruning
+from atkd_jax.training.placement import placing_on
+from atkd_jax.training.reading import has_checkpoint
+from atkd_jax.training.shared_batches import SharedBatches
+from atkd_jax.training.student import build_student, student_config, student_directory
+
+QUANTIZATION_NAME = "teacher_quantization.json"
+
+
+class Start(NamedTuple):
+    """A run before its first step.
+
+    Attributes:
+        student: Its weights on the default device.
+        pruning: What was chosen of the teacher by data just now, with the figures behind it; None if nothing was.
+        quantization: How the teacher was stored; None if it is in float.
+    """
+
+    student: Decoder
+    pruning: tuple[Pruning, dict[str, object]] | None
+    quantization: Quantization | None
+
+    def write(self, run_dir: Path) -> None:
+        """Keeps what was measured in the run directory; the first process does."""
+        if jax.process_index() != 0:
+            return
+        run_dir.mkdir(parents=True, exist_ok=True)
+        if self.pruning is not None:
+            write_pruning(run_dir, *self.pruning)
+        if self.quantization is not None:
+            text = json.dumps(self.quantization._asdict(), indent=2)
+            (run_dir / QUANTIZATION_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def prepare_start(
+    config: Config,
+    teacher: LoadedTeacher,
+    *,
+    meshes: Meshes,
+    open_batches: Callable[[], SharedBatches],
+    report: Callable[[str], None],
+) -> Start:
+    """Returns the run's start. Where the config says so, the teacher's weights become integers, in place.
+
+    A run that has checkpoints keeps what was chosen for it when it began, and measures nothing anew.
+
+    Args:
+        config: The run.
+        teacher: In float.
+        meshes: How the devices are arranged for each model.
+        open_batches: Opens the run's batches at their beginning.
+        report: Is told, in a sentence, what was measured.
+
+    Raises:
+        InputError: if the student does not fit the teacher, or a package is missing.
+    """
+    if config.student.init == "directory":
+        directory = student_directory(config.student, cache_dir=config.cache_dir)
+        require_same_tokenizer(teacher.tokenizer, load_tokenizer(directory))
+    student_config(config.student, teacher=teacher.model.config, cache_dir=config.cache_dir)
+    chosen, measured = None, None
+    count = config.student.calibration_batches if config.student.needs_measuring else 1
+    batches: list[Any] = []
+    if config.student.needs_measuring or config.teacher.quantize:
+        batches = first_batches(open_batches, meshes=meshes, count=count)
+    if config.student.needs_measuring:
+        if has_checkpoint(config.run_dir / "checkpoints"):
+            chosen = read_pruning(config.run_dir)
+        else:
+            measured = measured_pruning(
+                config.student, teacher=teacher.model, batches=batches, mesh=meshes.teacher, report=report
+            )
+            chosen = measured[0]
+    student = build_student(
+        config.student,
+        teacher=teacher.model,
+        dtype=jnp.dtype(config.training.dtype),
+        remat=config.training.remat,
+        seed=config.seed,
+        pruning=chosen,
+        cache_dir=config.cache_dir,
+        place=placing_on(meshes.student),
+    )
+    if config.teacher.quantize is None:
+        return Start(student, measured, None)
+    quantization = quantize_teacher(
+        teacher.model,
+        config.teacher.quantize,
+        batch=batches[0],
+        vocab_size=len(teacher.tokenizer),
+        chunk_tokens=config.training.chunk_tokens,
+        place=placing_on(meshes.teacher),
+        mesh=meshes.teacher,
+    )
+    report(quantization.sentence())
+    return Start(student, measured, quantization)

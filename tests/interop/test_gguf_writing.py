@@ -1,0 +1,145 @@
+import dataclasses
+import json
+
+import gguf
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from tokenizers import Regex, pre_tokenizers
+from transformers import AutoModelForCausalLM
+
+from atkd_jax.errors import InputError
+from atkd_jax.interop import export_gguf, load_model, load_tokenizer
+from atkd_jax.interop.gguf_conversion import convert_gguf
+from atkd_jax.interop.gguf_tokenizer import _patterns
+from atkd_jax.models import Decoder, DecoderConfig, Llama3RopeScaling
+
+from .conftest import make_tokenizer
+
+SHAPE = {
+    "vocab_size": 310,
+    "width": 32,
+    "num_layers": 4,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 8,
+    "mlp_width": 48,
+    "rope_theta": 5000.0,
+}
+SWITCHES = {
+    "llama": {"head_dim": 12, "tie_embeddings": True},
+    "llama 3": {"family": "llama", "rope_scaling": Llama3RopeScaling(32.0, 1.0, 4.0, 8192), "head_dim": 64},
+    "mistral": {"norm_eps": 1e-6},
+    "qwen2": {"qkv_bias": True, "head_dim": 6},
+    "qwen3": {"qk_norm": "head", "head_dim": 12},
+    "olmo2": {"norm_placement": "branch", "qk_norm": "all_heads"},
+    "smollm3": {"rotary_layers": (True, True, True, False)},
+}
+# Those of which transformers reads GGUF files, with the only sizes of heads that it reads there.
+KNOWN_TO_TRANSFORMERS = {"llama": {}, "qwen2": {"head_dim": 8}, "qwen3": {"head_dim": 128}}
+
+
+def make(name, **changes):
+    """A model whose numbers float16 holds, so that nothing is lost on the way."""
+    config = DecoderConfig(**{**SHAPE, "family": name, **SWITCHES[name], **changes})
+    graphdef, params = nnx.split(Decoder(config, rngs=nnx.Rngs(0)))
+    random = np.random.default_rng(0)
+
+    def draw(leaf):
+        return jnp.asarray((random.normal(size=leaf.shape) * 0.3).astype(np.float16).astype(np.float32))
+
+    return nnx.merge(graphdef, jax.tree.map(draw, params))
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_what_is_written_is_read_back(name, tmp_path, tiny_tokenizer):
+    model = make(name)
+    export_gguf(model, tmp_path / "student.gguf", tokenizer=tiny_tokenizer, name="a student")
+    assert [path.name for path in tmp_path.iterdir()] == ["student.gguf"]
+    convert_gguf(tmp_path / "student.gguf", tmp_path / "model", model_card="")
+    back = load_model(tmp_path / "model")
+    family = "llama" if name == "mistral" else model.config.family
+    assert back.config == dataclasses.replace(model.config, family=family)
+    for ours, theirs in zip(jax.tree.leaves(nnx.state(back)), jax.tree.leaves(nnx.state(model)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    text = "def add(a, b): return 12 <think><|e|>"
+    tokenizer = load_tokenizer(tmp_path / "model")
+    assert tokenizer(text)["input_ids"] == tiny_tokenizer(text)["input_ids"]
+    assert tokenizer.chat_template == tiny_tokenizer.chat_template
+
+
+@pytest.mark.parametrize("name", KNOWN_TO_TRANSFORMERS)
+def test_transformers_reads_the_file_and_gives_our_logits(name, tmp_path, tiny_tokenizer):
+    model = make(name, **KNOWN_TO_TRANSFORMERS[name])
+    export_gguf(model, tmp_path / "student.gguf", tokenizer=tiny_tokenizer, name="a student")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="student.gguf", dtype=torch.float32)
+    tokens = np.arange(24)[None]
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(tokens)).logits.numpy()
+    np.testing.assert_allclose(model(jnp.asarray(tokens, jnp.int32)), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_matrices_are_float16_and_the_rest_float32(tmp_path, tiny_tokenizer):
+    export_gguf(make("qwen2"), tmp_path / "student.gguf", tokenizer=tiny_tokenizer, name="a student")
+    reader = gguf.GGUFReader(tmp_path / "student.gguf")
+    kinds = {len(tensor.shape): tensor.tensor_type for tensor in reader.tensors}
+    assert kinds == {1: gguf.GGMLQuantizationType.F32, 2: gguf.GGMLQuantizationType.F16}
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    assert fields["general.architecture"] == "qwen2"
+    assert fields["general.name"] == "a student"
+    assert fields["qwen2.attention.key_length"] == 6
+    assert fields["tokenizer.ggml.tokens"][-1] == "[PAD309]"  # as many as the embedding has rows
+    assert fields["tokenizer.ggml.token_type"][-1] == 5
+
+
+def split_by(pattern):
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize("name", ["llama-bpe", "qwen2", "tekken"])
+def test_text_is_split_as_the_tokenizer_splits_it(name, tmp_path):
+    tokenizer = split_by(_patterns()[name])
+    export_gguf(make("llama"), tmp_path / "student.gguf", tokenizer=tokenizer, name="a student")
+    convert_gguf(tmp_path / "student.gguf", tmp_path / "model", model_card="")
+    rules = [json.loads(each.backend_tokenizer.to_str()) for each in (tokenizer, load_tokenizer(tmp_path / "model"))]
+    assert rules[0]["pre_tokenizer"] == rules[1]["pre_tokenizer"]
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (lambda: make("mistral", window=5), r"architecture llama means window=None, but the student has 5; export"),
+        (lambda: make("smollm3", rotary_layers=(True,) * 4), r"means rotary_layers=\(True, True, True, False\), but"),
+        (
+            lambda: make("olmo2", family="phi3", norm_placement="pre", qk_norm="none"),
+            "writes the families llama, .*of phi3",
+        ),
+    ],
+)
+def test_what_a_file_cannot_say_is_refused(model, words, tmp_path, tiny_tokenizer):
+    with pytest.raises(InputError, match=words):
+        export_gguf(model(), tmp_path / "student.gguf", tokenizer=tiny_tokenizer, name="a student")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_float16_does_not_hold_is_refused(tmp_path, tiny_tokenizer):
+    model = make("llama")
+    model.layers.mlp.up.kernel[...] = model.layers.mlp.up.kernel[...].at[0, 0, 0].set(1e5)
+    with pytest.raises(InputError, match=r"mlp\.up_proj\.weight must fit into float16, but has numbers beyond 65,504"):
+        export_gguf(model, tmp_path / "student.gguf", tokenizer=tiny_tokenizer, name="a student")
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_splitting_of_text_is_refused(tmp_path):
+    with pytest.raises(InputError, match="byte-level BPE tokenizers that split text as GPT-2, SmolLM, llama-bpe"):
+        export_gguf(make("llama"), tmp_path / "student.gguf", tokenizer=split_by(r"\w+"), name="a student")
