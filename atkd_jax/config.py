@@ -291,6 +291,15 @@ class DistributedConfig(_Node):
     )
 
 
+class ProfileConfig(_Node):
+    """Steps that JAX's profiler records into run_dir/profile, for xprof and TensorBoard."""
+
+    start_step: int | None = Field(
+        default=None, ge=1, description="The first step that is recorded; none to record nothing."
+    )
+    steps: int = Field(default=3, ge=1, description="How many steps are recorded.")
+
+
 class Config(_Node):
     """One run."""
 
@@ -313,6 +322,16 @@ class Config(_Node):
     export: ExportConfig = ExportConfig()
     mesh: MeshConfig = MeshConfig()
     distributed: DistributedConfig = DistributedConfig()
+    profile: ProfileConfig = ProfileConfig()
+
+    @model_validator(mode="after")
+    def _profiles_a_step_of_the_run(self) -> Config:
+        start_step = self.profile.start_step
+        if start_step is not None and start_step > self.training.steps:
+            raise ValueError(
+                f"profile.start_step={start_step} must be at most training.steps={self.training.steps}, the last step"
+            )
+        return self
 
     @model_validator(mode="after")
     def _rolls_out_unpacked_rows(self) -> Config:

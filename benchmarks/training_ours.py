@@ -26,9 +26,11 @@ from atkd_jax.training.loop import LoopSettings, run_loop
 from atkd_jax.training.metrics import MetricsWriter
 from atkd_jax.training.optimizer import make_optimizer
 from atkd_jax.training.placement import place_state
+from atkd_jax.training.profiling import ProfileWindow
 from atkd_jax.training.progress import ProgressLine
 from atkd_jax.training.state import TrainState
 from atkd_jax.training.step import make_train_step
+from atkd_jax.training.throughput import StepCosts
 from benchmarks.training_turns import Turns
 from benchmarks.training_workload import Workload, read_workload
 
@@ -178,10 +180,11 @@ def main(path: Path, objective: str) -> None:
             batches,
             place=lambda batch: batch,
             add_up=SumOverProcesses(compiled.mesh).start,
-            settings=LoopSettings(_ENDLESS, 1, _ENDLESS, 5, 0.0),
+            settings=LoopSettings(_ENDLESS, 1, _ENDLESS, 5, StepCosts()),
             checkpoints=checkpoints,
             metrics=metrics,
             progress=progress,
+            profile=ProfileWindow(Path(folder), start_step=None, steps=1),
             config={},
         )
 

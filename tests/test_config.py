@@ -70,6 +70,12 @@ def test_values_out_of_range_are_refused(group, values):
         group(**values)
 
 
+def test_a_profile_begins_within_the_run():
+    Config.model_validate({"training": {"steps": 4}, "profile": {"start_step": 4}})
+    with pytest.raises(pydantic.ValidationError, match=r"profile.start_step=5 must be at most training.steps=4"):
+        Config.model_validate({"training": {"steps": 4}, "profile": {"start_step": 5}})
+
+
 def test_a_path_may_begin_with_the_home_directory(monkeypatch):
     monkeypatch.setenv("HOME", "/somewhere")
     config = Config.model_validate({"run_dir": "~/runs/a"})

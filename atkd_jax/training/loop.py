@@ -2,7 +2,6 @@
 
 import math
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -14,8 +13,10 @@ from atkd_jax.sharding import PendingSum
 from atkd_jax.training.checkpoints import Checkpoints
 from atkd_jax.training.interruption import Interruption
 from atkd_jax.training.metrics import MetricsWriter, NoMetrics
+from atkd_jax.training.profiling import ProfileWindow
 from atkd_jax.training.progress import ProgressLine
 from atkd_jax.training.state import TrainState
+from atkd_jax.training.throughput import StepCosts, Throughput
 
 
 class Batches(Protocol):
@@ -45,14 +46,14 @@ class LoopSettings(NamedTuple):
         log_every_steps: Steps between lines of metrics.
         checkpoint_every_steps: Steps between checkpoints.
         max_nonfinite_steps: Skipped steps in a row after which the run stops.
-        teacher_seconds: Measured time of the teacher's pass over one batch.
+        costs: What is known of a step before it runs.
     """
 
     steps: int
     log_every_steps: int
     checkpoint_every_steps: int
     max_nonfinite_steps: int
-    teacher_seconds: float
+    costs: StepCosts
 
 
 class Outcome(NamedTuple):
@@ -73,6 +74,7 @@ def run_loop(
     checkpoints: Checkpoints,
     metrics: MetricsWriter | NoMetrics,
     progress: ProgressLine,
+    profile: ProfileWindow,
     config: dict[str, Any],
 ) -> Outcome:
     """Trains from `state.step` to the last step, or until a signal asks to stop.
@@ -90,28 +92,38 @@ def run_loop(
         checkpoints: Where the run is saved.
         metrics: Where its numbers go.
         progress: The line on the screen.
+        profile: Which steps the profiler records.
         config: The resolved config, stored in every checkpoint.
 
     Raises:
         InputError: if a batch has no counted token, or too many steps in a row were not finite.
     """
     step = int(state.step)
-    reader = _MetricsReader(settings, metrics, progress)
+    throughput = Throughput(settings.costs)
+    reader = _MetricsReader(settings, metrics, progress, throughput)
     numbers = None
-    with Interruption() as interruption:
+
+    def save() -> None:
+        with throughput.writing_checkpoint():
+            checkpoints.save(state, step=step, data_state=batches.get_state(), config=config)
+
+    with Interruption() as interruption, profile:
         while step < settings.steps and not any(_asked(interruption, numbers).values()):
-            batch = next(batches)
+            with throughput.waiting_for_data():
+                batch = next(batches)
             numbers = add_up({**batches.numbers, **interruption.asked})
-            state, values = step_function(state, place(batch))
             step += 1
+            with profile.step(step):
+                state, values = step_function(state, place(batch))
+            profile.dispatched(step, values)
             reader.read_previous_then_keep(step, values, numbers, batches.metrics)
             if step % settings.checkpoint_every_steps == 0 or step == settings.steps:
                 reader.finish()
-                checkpoints.save(state, step=step, data_state=batches.get_state(), config=config)
+                save()
         reader.finish()
         stopped_by = interruption.signal_of(_asked(interruption, numbers)) if step < settings.steps else None
         if stopped_by is not None and step > 0:
-            checkpoints.save(state, step=step, data_state=batches.get_state(), config=config)
+            save()
         checkpoints.wait()
         return Outcome(state, stopped_by)
 
@@ -136,10 +148,15 @@ class _Waiting(NamedTuple):
 class _MetricsReader:
     """Reads the numbers of a step while the next one runs."""
 
-    def __init__(self, settings: LoopSettings, metrics: MetricsWriter | NoMetrics, progress: ProgressLine):
-        self._settings, self._metrics, self._progress = settings, metrics, progress
+    def __init__(
+        self,
+        settings: LoopSettings,
+        metrics: MetricsWriter | NoMetrics,
+        progress: ProgressLine,
+        throughput: Throughput,
+    ):
+        self._settings, self._metrics, self._progress, self._throughput = settings, metrics, progress, throughput
         self._waiting: _Waiting | None = None
-        self._last_seconds = time.monotonic()
 
     def read_previous_then_keep(
         self,
@@ -160,16 +177,11 @@ class _MetricsReader:
         step, arrays, numbers, data_metrics = self._waiting
         self._waiting = None
         values = {name: float(value) for name, value in jax.device_get(arrays).items()}
-        now = time.monotonic()
-        seconds, self._last_seconds = now - self._last_seconds, now
         _refuse_bad_step(step, values, self._settings.max_nonfinite_steps)
-        values |= {
-            "step_seconds": seconds,
-            "tokens_per_second": values["tokens"] / seconds,
-            "teacher_share": min(self._settings.teacher_seconds / seconds, 1.0),
-        }
+        values |= self._throughput.step_ended(tokens=values["tokens"], counted_tokens=values["counted_tokens"])
         if step % self._settings.log_every_steps == 0 or step == self._settings.steps:
             self._metrics.write(step, values | data_metrics(numbers.read()))
+            self._throughput.line_written()
         if not math.isfinite(values["loss"]):
             self._progress.note(f"step {step}: the loss or its gradient is not finite; the step was skipped")
         self._progress.update(step, values)

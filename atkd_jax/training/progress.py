@@ -1,5 +1,6 @@
-"""The live line of a run: step, loss, tokens/s, the teacher's share of the time, time left."""
+"""The live line of a run: step, loss, tokens/s, MFU, the teacher's share of the time, time left."""
 
+import math
 import time
 from collections.abc import Callable
 
@@ -28,7 +29,7 @@ class ProgressLine:
             self._progress.start()
 
     def update(self, step: int, values: dict[str, float]) -> None:
-        """Shows the numbers of a step: loss, tokens_per_second, teacher_share; what is missing is left out."""
+        """Shows the numbers of a step; what is missing is left out."""
         now = self._clock()
         done = max(step - self._start, 1)
         line = describe(values, seconds_left=(now - self._began) / done * (self._steps - step))
@@ -49,12 +50,20 @@ class ProgressLine:
 
 
 def describe(values: dict[str, float], *, seconds_left: float) -> str:
-    """Returns the line's text, such as `loss 3.214  1,520 tokens/s  teacher 41%  left 2:05`."""
+    """Returns the line's text, such as `loss 3.214  1,520 tokens/s  MFU 52%  teacher 41%  left 2:05`.
+
+    What the loop waited for is told where it is more than a hundredth of the step.
+    """
     parts = [f"loss {values['loss']:.4g}"]
     if "tokens_per_second" in values:
         parts.append(f"{values['tokens_per_second']:,.0f} tokens/s")
+    if "mfu" in values:
+        parts.append(f"MFU {values['mfu']:.0%}")
     if "teacher_share" in values:
         parts.append(f"teacher {values['teacher_share']:.0%}")
+    for name, word in (("data_wait_seconds", "data wait"), ("checkpoint_stall_seconds", "checkpoint")):
+        if values.get(name, 0.0) > 0.01 * values.get("step_seconds", math.inf):
+            parts.append(f"{word} {values[name]:.2g} s")
     if values.get("skipped_steps"):
         parts.append(f"skipped {values['skipped_steps']:.0f}")
     minutes, seconds = divmod(round(seconds_left), 60)

@@ -18,7 +18,7 @@ from atkd_jax.config import Config
 from atkd_jax.data import Template, open_source, training_batches
 from atkd_jax.errors import InputError
 from atkd_jax.interop import fetch_model, load_tokenizer, require_same_tokenizer
-from atkd_jax.models import Decoder
+from atkd_jax.models import Decoder, DecoderConfig
 from atkd_jax.objectives import make_objective
 from atkd_jax.sharding import (
     Meshes,
@@ -34,7 +34,9 @@ from atkd_jax.training.compiled_step import jitted_train_step, require_even_batc
 from atkd_jax.training.loop import LoopSettings, Outcome, run_loop
 from atkd_jax.training.metrics import MetricsWriter, NoMetrics
 from atkd_jax.training.optimizer import make_optimizer
+from atkd_jax.training.peaks import peak_of
 from atkd_jax.training.placement import place_state, placing_on
+from atkd_jax.training.profiling import ProfileWindow
 from atkd_jax.training.progress import ProgressLine
 from atkd_jax.training.rollout_batches import RolloutBatches, rollout_batches
 from atkd_jax.training.same_run import require_same_run
@@ -42,6 +44,7 @@ from atkd_jax.training.shared_batches import SharedBatches
 from atkd_jax.training.shared_directory import require_shared_directory, turn_on_this_host
 from atkd_jax.training.state import TrainState
 from atkd_jax.training.student import build_student, fetched_student
+from atkd_jax.training.throughput import StepCosts, step_costs
 
 
 class _Models(NamedTuple):
@@ -49,6 +52,8 @@ class _Models(NamedTuple):
     teacher_params: Any
     student_graph: nnx.GraphDef[Decoder]
     vocab_size: int
+    student_config: DecoderConfig
+    teacher_config: DecoderConfig
 
 
 def train(
@@ -162,7 +167,8 @@ def _prepare(
     teacher_graph, teacher_params = nnx.split(teacher.model)
     student_graph, student_params = nnx.split(student)
     state = place_state(student_params, mesh=mesh, optimizer=optimizer, seed=config.seed)
-    models = _Models(teacher_graph, teacher_params, student_graph, len(teacher.tokenizer))
+    shapes = student.config, teacher.model.config
+    models = _Models(teacher_graph, teacher_params, student_graph, len(teacher.tokenizer), *shapes)
     return models, state, optimizer
 
 
@@ -191,7 +197,7 @@ def _run(
         log_every_steps=config.training.log_every_steps,
         checkpoint_every_steps=config.checkpoint.every_steps,
         max_nonfinite_steps=config.training.max_nonfinite_steps,
-        teacher_seconds=_teacher_seconds(config, meshes.teacher, models),
+        costs=_costs(config, meshes, models, console),
     )
     start = int(state.step)
     writes = jax.process_index() == 0
@@ -213,6 +219,7 @@ def _run(
             checkpoints=checkpoints,
             metrics=metrics,
             progress=progress,
+            profile=ProfileWindow(config.run_dir / "profile", **config.profile.model_dump()),
             config=config.model_dump(mode="json"),
         )
 
@@ -225,6 +232,22 @@ def _one_at_a_time(step: Callable[..., Any]) -> Callable[..., Any]:
     if jax.default_backend() != "cpu" or jax.device_count() == 1:
         return step
     return lambda *arguments: jax.block_until_ready(step(*arguments))
+
+
+def _costs(config: Config, meshes: Meshes, models: _Models, console: Console) -> StepCosts:
+    peak = peak_of(meshes.student.devices.flatten().tolist())
+    if peak.flops_per_second is None:
+        console.print(f"MFU is not told: {peak.source}.", highlight=False, soft_wrap=True)
+    else:
+        text = f"MFU is the share of {peak.flops_per_second / 1e12:,.3g} TFLOP/s: {peak.source}."
+        console.print(text, highlight=False, soft_wrap=True)
+    return step_costs(
+        student=models.student_config,
+        teacher=models.teacher_config,
+        length=config.data.sequence_length,
+        teacher_seconds=_teacher_seconds(config, meshes.teacher, models),
+        peak_flops_per_second=peak.flops_per_second,
+    )
 
 
 def _teacher_seconds(config: Config, mesh: Mesh, models: _Models) -> float:

@@ -15,6 +15,7 @@ _MAY_CHANGE = {
     "evaluation",
     "export",
     "mesh",
+    "profile",
     "distributed",
     "training.steps",
     "training.microbatches",

@@ -7,7 +7,7 @@ import pytest
 
 from atkd_jax.training.metrics import read_metrics
 
-TIMES = {"step_seconds", "tokens_per_second", "teacher_share"}
+TIMES = {"step_seconds", "tokens_per_second", "teacher_share", "data_wait_seconds", "checkpoint_stall_seconds", "mfu"}
 
 
 def record(run_dir, step):

@@ -1,6 +1,7 @@
 import io
 import os
 import signal
+import time
 from contextlib import closing
 
 import jax
@@ -15,12 +16,12 @@ from atkd_jax.sharding import SumOverProcesses, make_mesh
 from atkd_jax.training.checkpoints import Checkpoints, abstract_state_like
 from atkd_jax.training.loop import LoopSettings, run_loop
 from atkd_jax.training.metrics import MetricsWriter, read_metrics
+from atkd_jax.training.profiling import ProfileWindow
 from atkd_jax.training.progress import ProgressLine
 from atkd_jax.training.state import initial_state
+from atkd_jax.training.throughput import StepCosts
 
-SETTINGS = LoopSettings(
-    steps=6, log_every_steps=1, checkpoint_every_steps=4, max_nonfinite_steps=3, teacher_seconds=0.0
-)
+SETTINGS = LoopSettings(steps=6, log_every_steps=1, checkpoint_every_steps=4, max_nonfinite_steps=3, costs=StepCosts())
 
 
 class Counting:
@@ -60,7 +61,7 @@ def step_function(state, batch):
     return state._replace(step=state.step + 1, params=params), metrics
 
 
-def loop(tmp_path, batches, *, state=None, settings=SETTINGS, function=step_function, out=None):
+def loop(tmp_path, batches, *, state=None, settings=SETTINGS, function=step_function, out=None, profile=(None, 1)):
     state = state or initial_state({"w": jnp.zeros(())}, optimizer=optax.sgd(1.0), seed=0)
     console = Console(file=out or io.StringIO(), width=150)
     with (
@@ -78,6 +79,7 @@ def loop(tmp_path, batches, *, state=None, settings=SETTINGS, function=step_func
             checkpoints=checkpoints,
             metrics=metrics,
             progress=progress,
+            profile=ProfileWindow(tmp_path / "profile", start_step=profile[0], steps=profile[1]),
             config={"seed": 0},
         )
 
@@ -115,6 +117,45 @@ def test_a_signal_saves_after_the_step_that_it_found(tmp_path, number):
     resumed = loop(tmp_path, batches, state=restored.state)
     assert float(resumed.state.params["w"]) == 15.0
     assert [line["loss"] for line in read_metrics(tmp_path)] == [0, 1, 3, 6, 10, 15]
+
+
+def test_the_window_of_steps_is_recorded(tmp_path):
+    loop(tmp_path, Counting(), profile=(3, 2))
+    (recording,) = (tmp_path / "profile" / "plugins" / "profile").glob("*/*.xplane.pb")
+    events = [
+        (event.name, dict(event.stats).get("step_num"))
+        for plane in jax.profiler.ProfileData.from_file(str(recording)).planes
+        for line in plane.lines
+        for event in line.events
+        if event.name == "train"
+    ]
+    assert events == [("train", 3), ("train", 4)]
+
+
+def test_an_end_within_the_window_writes_what_was_recorded(tmp_path):
+    stop_at_third = Counting(lambda batch: os.kill(os.getpid(), signal.SIGTERM) if batch == 2 else None)
+    loop(tmp_path, stop_at_third, profile=(2, 5))
+    assert list((tmp_path / "profile" / "plugins" / "profile").glob("*/*.xplane.pb"))
+
+
+def test_a_run_that_goes_on_after_the_window_records_nothing(tmp_path):
+    state = initial_state({"w": jnp.zeros(())}, optimizer=optax.sgd(1.0), seed=0)
+    loop(tmp_path, Counting(), state=state._replace(step=jnp.array(4)), profile=(3, 4))
+    assert not (tmp_path / "profile").exists()
+
+
+def test_the_metrics_tell_where_the_time_went(tmp_path):
+    costs = StepCosts(teacher_seconds=1e9, flops_per_token=100.0, flops_per_counted_token=10.0)
+    costs = costs._replace(peak_flops_per_second=1e6)
+    loop(tmp_path, Counting(lambda number: time.sleep(0.05)), settings=SETTINGS._replace(costs=costs))
+    lines = read_metrics(tmp_path)
+    for line in lines:
+        assert line["tokens_per_second"] == pytest.approx(4 / line["step_seconds"])
+        assert line["mfu"] == pytest.approx((4 * 100 + 3 * 10) / line["step_seconds"] / 1e6)
+        assert line["teacher_share"] == 1.0
+    assert sum(line["data_wait_seconds"] for line in lines) >= 0.3
+    # Step 4 is saved after its numbers were written, so that step 5 tells of it.
+    assert [line["checkpoint_stall_seconds"] > 0 for line in lines] == [False] * 4 + [True, False]
 
 
 def test_metrics_can_be_sparser_but_hold_the_last_step(tmp_path):

@@ -8,6 +8,10 @@ from atkd_jax.training.progress import ProgressLine, describe
 def test_the_line_says_what_there_is():
     values = {"loss": 3.21449, "tokens_per_second": 1520.4, "teacher_share": 0.412, "skipped_steps": 2.0}
     assert describe(values, seconds_left=125) == "loss 3.214  1,520 tokens/s  teacher 41%  skipped 2  left 2:05"
+    values |= {"mfu": 0.523, "step_seconds": 2.0, "data_wait_seconds": 0.019, "checkpoint_stall_seconds": 1.26}
+    line = "loss 3.214  1,520 tokens/s  MFU 52%  teacher 41%  checkpoint 1.3 s  skipped 2  left 2:05"
+    assert describe(values, seconds_left=125) == line
+    assert "data wait 0.5 s" in describe(values | {"data_wait_seconds": 0.5}, seconds_left=1)
     assert describe({"loss": 1.0}, seconds_left=7322) == "loss 1  left 2:02:02"
 
 

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 import signal
 import threading
 
@@ -14,7 +15,7 @@ from atkd_jax.errors import InputError
 from atkd_jax.training.metrics import read_metrics
 from atkd_jax.training.run import train
 
-TIMES = {"step_seconds", "tokens_per_second", "teacher_share"}
+TIMES = {"step_seconds", "tokens_per_second", "teacher_share", "data_wait_seconds", "checkpoint_stall_seconds", "mfu"}
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,10 @@ def test_a_run_in_two_parts_is_the_run_in_one(config, tmp_path):
 
 
 def test_the_gates_diagnostics_and_the_data_counts_are_in_the_metrics(config, tmp_path):
-    train(config(training__steps=2), console=quiet())
+    out = io.StringIO()
+    train(config(training__steps=2, profile__start_step=2, profile__steps=9), console=Console(file=out, width=200))
+    assert re.search(r"MFU is the share of .* TFLOP/s: the fastest product of two float32 matrices", out.getvalue())
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
     last = read_metrics(tmp_path / "run")[-1]
     assert last["step"] == 2
     expected = {
