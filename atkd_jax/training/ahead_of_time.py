@@ -210,7 +210,9 @@ def _is_forward_loop(run: Run) -> bool:
 def _stacks_of(program: Program, loop: Instruction) -> float:
     body = program.computations[loop.called("body") or ""]
     root = next(each for each in body.values() if each.is_root)
-    written = [body[name].opcode != "get-tuple-element" for name in root.operands if name in body]
-    pairs = zip(loop.arrays, written, strict=False)
+    parameters = {each.name for each in body.values() if each.opcode == "parameter"}
+    # What a turn hands on as it came is an element of the parameter.
+    written = [not parameters & {*body[name].operands} for name in root.operands]
     layers = trip_count(program, loop)
+    pairs = zip(loop.arrays, written, strict=True)
     return sum(array.num_bytes for array, is_written in pairs if is_written and array.dims[:1] == (layers,))
