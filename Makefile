@@ -6,7 +6,7 @@ RUN := .venv/bin/python launch.py
 # Whole files go to one process each, so that what a file shares is made once.
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: quickstart test test-all check bench
+.PHONY: quickstart test test-all check bench bench-training
 
 quickstart: .venv/runtime.stamp
 	$(RUN) fetch --config $(CONFIG)
@@ -28,6 +28,15 @@ check: .venv/dev.stamp
 
 bench: .venv/bench.stamp
 	.venv/bin/python -m benchmarks
+
+# The competitors need other versions of what we use, so that each has an environment of its own.
+bench-training: .venv/dev.stamp .venv-trl/stamp .venv-tunix/stamp
+	.venv/bin/python -m benchmarks.training --trl_python .venv-trl/bin/python --tunix_python .venv-tunix/bin/python
+
+.venv-%/stamp: benchmarks/training_%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --requirement $<
+	touch $@
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from atkd_jax.models.config import DecoderConfig
 from atkd_jax.models.layer_kinds import layer_kinds
@@ -38,8 +38,8 @@ def forward_flops(config: DecoderConfig, *, length: int) -> ForwardFlops:
     return ForwardFlops(2.0 * layers, 2.0 * config.head_width * config.vocab_size)
 
 
-def _mean_context(length: int, window: int | None) -> float:
-    """Return how many tokens a token sees on average, itself included."""
+def _mean_context(length: int, window: Any) -> float:
+    """Return how many tokens a token sees on average, itself included, where a window may be None."""
     window = length if window is None else min(window, length)
     return (window * (window + 1) / 2 + (length - window) * window) / length
 

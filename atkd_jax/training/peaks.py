@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,7 @@ class Peak(NamedTuple):
     source: str
 
 
-def peak_of(devices: list[jax.Device]) -> Peak:
+def peak_of(devices: Sequence[Any]) -> Peak:
     """Returns the peak of all these devices.
 
     The known peaks are those of bfloat16, whatever the arithmetic, so that MFU compares with what others report. CPUs

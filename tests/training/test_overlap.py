@@ -12,7 +12,7 @@ import optax
 import pytest
 from rich.console import Console
 
-from atkd_jax.data import Example, training_batches
+from atkd_jax.data import Example, row_batches, training_batches
 from atkd_jax.sharding import RowShare, SumOverProcesses, make_mesh
 from atkd_jax.training.checkpoints import Checkpoints
 from atkd_jax.training.loop import LoopSettings, run_loop
@@ -41,23 +41,19 @@ class Pending:
         return np.array(1.0)
 
 
-class SlowExamples:
-    """Examples of which each takes a while, and which tell how many were made for batches, in a thread of their own."""
+class Maker:
+    """Stands where a batch is put together, in the thread that does it ahead; it takes a while and counts."""
 
-    def __init__(self):
-        self.seconds, self.made, self._changed = 0.0, 0, threading.Condition()
-        self._main = threading.get_ident()
+    def __init__(self, original):
+        self.seconds, self.made = 0.0, 0
+        self._original, self._changed = original, threading.Condition()
 
-    def __len__(self):
-        return 64
-
-    def __getitem__(self, number):
+    def __call__(self, *arguments, **settings):
         time.sleep(self.seconds)
-        if threading.get_ident() != self._main:
-            with self._changed:
-                self.made += 1
-                self._changed.notify_all()
-        return Example(f"Add {number}.", f"return x + {number}")
+        with self._changed:
+            self.made += 1
+            self._changed.notify_all()
+        return self._original(*arguments, **settings)
 
     def wait_until_made(self, count, seconds=60):
         with self._changed:
@@ -65,13 +61,15 @@ class SlowExamples:
 
 
 @pytest.fixture
-def examples():
-    return SlowExamples()
+def maker(monkeypatch):
+    maker = Maker(row_batches.batch_of_rows)
+    monkeypatch.setattr(row_batches, "batch_of_rows", maker)
+    return maker
 
 
 @pytest.fixture
-def batches(examples, tiny_tokenizer):
-    """One example to a batch."""
+def batches(maker, tiny_tokenizer):
+    examples = [Example(f"Add {number}.", f"return x + {number}") for number in range(64)]
     settings = {"template": "chat", "sequence_length": 64, "batch_size": 1, "packing": False}
     made = training_batches(examples, tiny_tokenizer, **settings, overlong="truncate", seed=0)
     with closing(SharedBatches(made, RowShare(0, 1, True), example_count=64, sequence_length=64)) as batches:
@@ -113,21 +111,21 @@ def test_a_step_is_dispatched_before_the_numbers_of_the_last_one_are_read(tmp_pa
     assert events == [("dispatched", 1), *order, ("read", 4)]
 
 
-def test_the_next_batches_are_made_while_a_step_computes(tmp_path, batches, examples):
+def test_the_next_batches_are_made_while_a_step_computes(tmp_path, batches, maker):
     behind = []
 
     def step_function(state, batch):
-        # The step does not end before the example of the next batch was made.
-        behind.append(examples.wait_until_made(len(behind) + 2))
+        # The step does not end before the next batch was made.
+        behind.append(maker.wait_until_made(len(behind) + 2))
         return state, VALUES | {"loss": Pending(lambda: None)}
 
     loop(tmp_path, batches, step_function)
     assert behind == [True] * STEPS
 
 
-def test_data_that_takes_four_fifths_of_a_step_costs_less_than_a_seventh_of_it(tmp_path, batches, examples):
+def test_data_that_takes_four_fifths_of_a_step_costs_less_than_a_seventh_of_it(tmp_path, batches, maker):
     step_seconds = 0.25
-    examples.seconds = 0.8 * step_seconds
+    maker.seconds = 0.8 * step_seconds
 
     def step_function(state, batch):
         time.sleep(step_seconds)
