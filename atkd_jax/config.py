@@ -97,6 +97,8 @@ class ObjectiveConfig(_Node):
         "skewed_forward_kl",
         "skewed_reverse_kl",
         "cross_entropy",
+        "minillm_paper",
+        "minillm_lmops",
     ] = Field(default="atkd", description="The loss.")
     temperature: float = Field(
         default=1.0, gt=0, description="Divides both models' logits; the loss is not scaled back by T^2."
@@ -145,6 +147,11 @@ class ObjectiveConfig(_Node):
 
     @model_validator(mode="after")
     def _has_a_divergence_to_adapt(self) -> ObjectiveConfig:
+        if self.name.startswith("minillm") and self.cross_entropy_weight:
+            raise ValueError(
+                f"objective.name={self.name} has a loss of its own on the data's text, but "
+                f"objective.cross_entropy_weight={self.cross_entropy_weight}; leave it at 0"
+            )
         if self.adaptive and self.name in ("decoupled_kd", "uncertainty_weighted_kl", "cross_entropy"):
             raise ValueError(
                 f"objective.adaptive=true puts ATKD's gate on a divergence, but objective.name={self.name} is none; "
@@ -330,6 +337,22 @@ class Config(_Node):
         if start_step is not None and start_step > self.training.steps:
             raise ValueError(
                 f"profile.start_step={start_step} must be at most training.steps={self.training.steps}, the last step"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_text_for_its_objective(self) -> Config:
+        if self.objective.name.startswith("minillm") and self.rollout.author not in ("student", "mixed"):
+            raise ValueError(
+                f"objective.name={self.objective.name} learns from the student's own text, but rollout.author="
+                f"{self.rollout.author}; set it to student or mixed"
+            )
+        needed = {"buffer_size": 0, "temperature": 1.0, "top_k": None, "top_p": 1.0}
+        given = {name: getattr(self.rollout, name) for name in needed}
+        if self.objective.name.startswith("minillm") and given != needed:
+            raise ValueError(
+                f"objective.name={self.objective.name} weighs text by the probability that it was drawn with, so that "
+                f"it must be drawn anew and from whole distributions, but rollout has {given}; leave them as they are"
             )
         return self
 

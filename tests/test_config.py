@@ -86,6 +86,12 @@ def test_a_path_may_begin_with_the_home_directory(monkeypatch):
     ("tree", "sentence"),
     [
         ({"rollout": {"author": "student"}}, r"rollout\.author=student writes one response a row, but"),
+        ({"objective": {"name": "minillm_paper"}}, r"own text, but rollout\.author=data; set it to student or mixed"),
+        (
+            {"objective": {"name": "minillm_paper"}, "rollout": {"author": "mixed", "top_p": 0.9}},
+            "it must be drawn anew and from whole distributions",
+        ),
+        ({"objective": {"name": "minillm_paper", "cross_entropy_weight": 0.1}}, "has a loss of its own on the data's"),
         ({"objective": {"name": "cross_entropy", "adaptive": True}}, r"objective\.name=cross_entropy is none; name a"),
     ],
 )

@@ -34,7 +34,7 @@ def prompts_of_rows(batch: Batch) -> list[list[int]]:
 
 
 def with_texts(batch: Batch, texts: Mapping[int, Text], *, padding_id: int) -> Batch:
-    """Return the batch with other texts in some of its rows, cut off where a row is full.
+    """Return the batch with other texts in some of its rows, cut off where a row is full, and `is_written` there.
 
     Args:
         batch: tokens, positions, segment_ids and loss_mask, `[rows, length]`.
@@ -42,10 +42,12 @@ def with_texts(batch: Batch, texts: Mapping[int, Text], *, padding_id: int) -> B
         padding_id: fills a row up.
     """
     batch = {name: array.copy() for name, array in batch.items()}
+    batch["is_written"] = np.zeros_like(batch["loss_mask"])
     room = batch["tokens"].shape[1]
     for row, (prompt, answer) in texts.items():
         tokens = [*prompt, *answer][:room]
         here = np.arange(room)
+        batch["is_written"][row] = True
         batch["tokens"][row] = padding_id
         batch["tokens"][row, : len(tokens)] = tokens
         batch["segment_ids"][row] = here < len(tokens)

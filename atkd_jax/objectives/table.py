@@ -7,11 +7,19 @@ import jax.numpy as jnp
 
 from atkd_jax import losses
 from atkd_jax.config import ObjectiveConfig
-from atkd_jax.objectives.weighting import Divergence, Objective, Weighting
+from atkd_jax.objectives.minillm import PRESETS, minillm
+from atkd_jax.objectives.weighting import Divergence, Objective, Weighting, mean_weights
 
 
-def make_objective(config: ObjectiveConfig) -> Objective:
-    """Returns the objective that the config names, with the data's cross-entropy mixed in as it says."""
+def make_objective(config: ObjectiveConfig, *, teacher_weight: float = 0.0) -> Objective:
+    """Returns the objective that the config names, with the data's cross-entropy mixed in as it says.
+
+    Args:
+      config: The objective.
+      teacher_weight: The teacher's share in writing each token, for objectives that weigh text by who wrote it.
+    """
+    if config.name in PRESETS:
+        return minillm(config, teacher_weight=teacher_weight, on_data=make_objective(PRESETS[config.name].on_data))
     config = _adapted(config) if config.adaptive else config
     make = OBJECTIVES.get(config.name, _mean_divergence)
     return _mixed_with_cross_entropy(make(config), config.cross_entropy_weight)
@@ -26,18 +34,13 @@ def _adapted(config: ObjectiveConfig) -> ObjectiveConfig:
     return config.model_copy(update={"name": "atkd", **on})
 
 
-def _mean_weights(mask: jax.Array) -> jax.Array:
-    counted = mask.astype(jnp.float32)
-    return counted / jnp.maximum(jnp.sum(counted), 1.0)
-
-
 def _of(config: ObjectiveConfig, name: str) -> Divergence:
     return Divergence(name, config.beta, config.alpha, config.temperature)
 
 
 def _mean_divergence(config: ObjectiveConfig) -> Objective:
     def weighting(_: jax.Array, mask: jax.Array) -> Weighting:
-        mean = _mean_weights(mask)
+        mean = mean_weights(mask)
         metrics = {config.name: {"divergence": mean}, "cross_entropy": {"cross_entropy": mean}}
         return Weighting({"divergence": mean}, metrics, {})
 
@@ -46,7 +49,7 @@ def _mean_divergence(config: ObjectiveConfig) -> Objective:
 
 def _cross_entropy(config: ObjectiveConfig) -> Objective:
     def weighting(_: jax.Array, mask: jax.Array) -> Weighting:
-        mean = {"cross_entropy": _mean_weights(mask)}
+        mean = {"cross_entropy": mean_weights(mask)}
         return Weighting(mean, {"cross_entropy": mean}, {})
 
     return Objective(weighting, _of(config, "forward_kl"), needs_teacher_probability=False)
@@ -62,7 +65,7 @@ def _parts_metrics(mean: jax.Array) -> dict[str, dict[str, jax.Array]]:
 
 def _decoupled_kd(config: ObjectiveConfig) -> Objective:
     def weighting(_: jax.Array, mask: jax.Array) -> Weighting:
-        mean = _mean_weights(mask)
+        mean = mean_weights(mask)
         loss = {"target_kd": config.target_weight * mean, "diversity_kd": config.diversity_weight * mean}
         return Weighting(loss, _parts_metrics(mean), {})
 
@@ -71,7 +74,7 @@ def _decoupled_kd(config: ObjectiveConfig) -> Objective:
 
 def _uncertainty_weighted_kl(config: ObjectiveConfig) -> Objective:
     def weighting(target_log_probs: jax.Array, mask: jax.Array) -> Weighting:
-        mean = _mean_weights(mask)
+        mean = mean_weights(mask)
         uncertainty = -jnp.expm1(target_log_probs)
         certain = uncertainty <= 0
         damping = jnp.where(certain, 0.0, jnp.where(certain, 1.0, uncertainty) ** config.gamma)
@@ -111,7 +114,7 @@ def _atkd_weighting(
     target_weight: jax.Array,
     diversity_weight: jax.Array,
 ) -> Weighting:
-    mean, mean_easy, mean_hard = _mean_weights(mask), _mean_weights(mask & ~hard), _mean_weights(mask & hard)
+    mean, mean_easy, mean_hard = mean_weights(mask), mean_weights(mask & ~hard), mean_weights(mask & hard)
     uncertainty = jnp.where(mask, -jnp.expm1(target_log_probs), 0.0)
     metrics = {
         "cross_entropy": {"cross_entropy": mean},
@@ -136,7 +139,7 @@ def _mixed_with_cross_entropy(distillation: Objective, cross_entropy_weight: flo
     def weighting(target_log_probs: jax.Array, mask: jax.Array) -> Weighting:
         inner = distillation.weighting(target_log_probs, mask)
         loss = {name: (1.0 - cross_entropy_weight) * weights for name, weights in inner.loss.items()}
-        loss["cross_entropy"] = loss.get("cross_entropy", 0.0) + cross_entropy_weight * _mean_weights(mask)
+        loss["cross_entropy"] = loss.get("cross_entropy", 0.0) + cross_entropy_weight * mean_weights(mask)
         return inner._replace(loss=loss)
 
     return distillation._replace(weighting=weighting)

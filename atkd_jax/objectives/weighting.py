@@ -52,11 +52,21 @@ class Objective(NamedTuple):
       divergence: what "divergence", "target_kd" and "diversity_kd" mean.
       needs_teacher_probability: whether `weighting` reads its first argument. Where it does not, the teacher's pass
         may leave it out.
+      needs_student_probability: whether `weighting` takes the student's log p(target) as a third argument.
+      on_data: what the tokens of the data's own text are learned by, where this objective is for written text alone.
     """
 
-    weighting: Callable[[jax.Array, jax.Array], Weighting]
+    weighting: Callable[..., Weighting]
     divergence: Divergence
     needs_teacher_probability: bool
+    needs_student_probability: bool = False
+    on_data: "Objective | None" = None
+
+
+def mean_weights(mask: jax.Array) -> jax.Array:
+    """Returns the weights of a mean over the counted tokens, float32 `[...]`; 0 everywhere if none counts."""
+    counted = mask.astype(jnp.float32)
+    return counted / jnp.maximum(jnp.sum(counted), 1.0)
 
 
 def weighted_sum(weights: Mapping[str, jax.Array], terms: Terms) -> jax.Array:

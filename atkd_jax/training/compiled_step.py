@@ -47,7 +47,10 @@ def jitted_train_step(
     step = make_train_step(
         student=student,
         teacher=teacher,
-        objective=make_objective(config.objective),
+        objective=make_objective(
+            config.objective,
+            teacher_weight=config.rollout.teacher_weight if config.rollout.author == "mixed" else 0.0,
+        ),
         optimizer=optimizer,
         vocab_size=vocab_size,
         chunk_tokens=config.training.chunk_tokens,
@@ -57,7 +60,8 @@ def jitted_train_step(
         schedule=learning_rate_schedule(config.optimizer, steps=config.training.steps),
     )
     # A state that was read and one that was computed lie alike, so that both go through one program.
-    batch = dict.fromkeys(BATCH, row_sharding(meshes.student))
+    arrays = BATCH if config.rollout.author == "data" else (*BATCH, "is_written")
+    batch = dict.fromkeys(arrays, row_sharding(meshes.student))
     return jax.jit(
         step,
         donate_argnums=0,

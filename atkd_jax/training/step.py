@@ -1,7 +1,8 @@
 """One optimizer step as a pure function."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from atkd_jax.models.decoder import Decoder
-from atkd_jax.objectives import Heads, Objective, Tokens, head_loss, next_token_targets
+from atkd_jax.objectives import Heads, Objective, Tokens, Weighting, head_loss, next_token_targets
 from atkd_jax.sharding import constrain
 from atkd_jax.teachers import TeacherSignal, teacher_signal
 from atkd_jax.training.state import TrainState
@@ -53,14 +54,11 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, teacher_params: Any, batch: Batch) -> tuple[TrainState, Metrics]:
-        parts, targets, mask = _microbatches(batch, microbatches)
-        signal = teacher_signal(
+        parts, targets, mask, is_written = _microbatches(batch, microbatches)
+        asked = partial(teacher_signal, batch=parts, targets=targets, mask=mask, vocab_size=vocab_size)
+        signal = asked(
             teacher,
             teacher_params,
-            batch=parts,
-            targets=targets,
-            mask=mask,
-            vocab_size=vocab_size,
             with_target_log_probs=objective.needs_teacher_probability,
             mesh=teacher_mesh or mesh,
         )
@@ -68,27 +66,36 @@ def make_train_step(
             constrain(signal.hidden, mesh, None, "rows", "length", "width"),
             constrain(signal.target_log_probs, mesh, None, "rows", "length"),
         )
-        weighting = objective.weighting(signal.target_log_probs, mask)
+        known = [signal.target_log_probs]
+        if objective.needs_student_probability:
+            known.append(asked(student, state.params, mesh=mesh, with_target_log_probs=True).target_log_probs)
+        lessons = _lessons(objective, known, mask, is_written)
         teaching = nnx.merge(teacher, teacher_params)
         teacher_head = teaching.head_matrix()
 
-        def share_of_loss(params: Any, part: tuple[Batch, Tokens]) -> tuple[jax.Array, Metrics]:
-            inputs, tokens = part
+        def share_of_loss(params: Any, part: tuple[Batch, list[Tokens]]) -> tuple[jax.Array, Metrics]:
+            inputs, tokens_of_lessons = part
             model = nnx.merge(student, params)
-            return head_loss(
-                objective,
-                student_hidden=model.hidden_states(**inputs, mesh=mesh),
-                heads=Heads(
-                    model.head_matrix(), teacher_head, vocab_size, (model.logit_softcap, teaching.logit_softcap)
-                ),
-                tokens=tokens,
-                chunk_tokens=chunk_tokens,
-                mesh=mesh,
-            )
+            hidden = model.hidden_states(**inputs, mesh=mesh)
+            softcaps = model.logit_softcap, teaching.logit_softcap
+            heads = Heads(model.head_matrix(), teacher_head, vocab_size, softcaps)
+            learn = partial(head_loss, student_hidden=hidden, heads=heads, chunk_tokens=chunk_tokens, mesh=mesh)
+            shares = [
+                learn(lesson.objective, tokens=tokens)
+                for lesson, tokens in zip(lessons, tokens_of_lessons, strict=True)
+            ]
+            return jnp.sum(jnp.stack([loss for loss, _ in shares])), {
+                lesson.prefix + name: value
+                for lesson, (_, metrics) in zip(lessons, shares, strict=True)
+                for name, value in metrics.items()
+            }
 
-        stacked = parts, Tokens(signal.hidden, targets, mask, weighting._replace(scalars={}))
+        stacked = (
+            parts,
+            [Tokens(signal.hidden, targets, lesson.mask, lesson.weighting._replace(scalars={})) for lesson in lessons],
+        )
         (loss, metrics), gradient = _summed_over_parts(share_of_loss, state.params, stacked, microbatches)
-        metrics |= weighting.scalars | {"loss": loss, "counted_tokens": jnp.sum(mask)}
+        metrics |= lessons[0].weighting.scalars | {"loss": loss, "counted_tokens": jnp.sum(mask)}
         metrics["tokens"] = jnp.sum(parts["segment_ids"] > 0)
         if schedule is not None:
             metrics["learning_rate"] = jnp.asarray(schedule(state.step - state.skipped_steps))
@@ -97,7 +104,29 @@ def make_train_step(
     return train_step
 
 
-def _microbatches(batch: Batch, microbatches: int) -> tuple[Batch, jax.Array, jax.Array]:
+class _Lesson(NamedTuple):
+    """Which tokens are learned from by which objective."""
+
+    objective: Objective
+    mask: jax.Array
+    weighting: Weighting
+    prefix: str
+
+
+def _lessons(
+    objective: Objective, known: list[jax.Array], mask: jax.Array, is_written: jax.Array | None
+) -> list[_Lesson]:
+    if objective.on_data is None or is_written is None:
+        return [_Lesson(objective, mask, objective.weighting(known[0], mask, *known[1:]), "")]
+    written, rest = mask & is_written, mask & ~is_written
+    on_data = objective.on_data
+    return [
+        _Lesson(objective, written, objective.weighting(known[0], written, *known[1:]), ""),
+        _Lesson(on_data, rest, on_data.weighting(known[0], rest), "on_data/"),
+    ]
+
+
+def _microbatches(batch: Batch, microbatches: int) -> tuple[Batch, jax.Array, jax.Array, jax.Array | None]:
     """Splits rows into `[microbatches, rows, length]`.
 
     Neighbouring rows go to different parts, so that every device has a share of each and no row moves.
@@ -109,7 +138,9 @@ def _microbatches(batch: Batch, microbatches: int) -> tuple[Batch, jax.Array, ja
     def split(array: jax.Array) -> jax.Array:
         return array.reshape(-1, microbatches, array.shape[-1]).swapaxes(0, 1)
 
-    return {name: split(batch[name]) for name in ("tokens", "positions", "segment_ids")}, split(targets), split(mask)
+    inputs = {name: split(batch[name]) for name in ("tokens", "positions", "segment_ids")}
+    is_written = split(batch["is_written"]) if "is_written" in batch else None
+    return inputs, split(targets), split(mask), is_written
 
 
 def _summed_over_parts(

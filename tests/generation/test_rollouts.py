@@ -50,6 +50,7 @@ def test_what_counts_of_a_written_text_is_the_first_token_to_the_closing_one(bat
     # Position 3 holds the prompt's last token and predicts the first that was written; position 6 holds the EOS.
     np.testing.assert_array_equal(mask[1], [False] * 3 + [True] * 3 + [False] * 4)
     np.testing.assert_array_equal(targets[1][mask[1]], [9, 8, 0])
+    np.testing.assert_array_equal(rolled.pop("is_written"), np.array([[False], [True], [False]]).repeat(10, axis=1))
     for name, array in rolled.items():
         np.testing.assert_array_equal(array[[0, 2]], batch[name][[0, 2]])
         assert array.dtype == batch[name].dtype

@@ -166,6 +166,27 @@ def test_every_row_is_the_student_s_or_the_teacher_s(config):
     assert by_student[0]["counted_tokens"] == 8 * by_student[0]["rollout/mean_tokens"]
 
 
+@pytest.mark.parametrize(
+    ("name", "adaptive", "mesh"), [("minillm_paper", False, {}), ("minillm_lmops", True, {"fsdp": 2})]
+)
+def test_minillm_trains_and_does_not_depend_on_microbatches_and_meshes(config, name, adaptive, mesh):
+    rollout = {"author": "mixed", "fraction": 0.5}
+    settings = {
+        "objective": {"name": name, "adaptive": adaptive},
+        "optimizer": {"learning_rate": 3e-3, "warmup_steps": 1, "eps": 1e-2},
+    }
+    _, lines = run(config("one", rollout, training={"steps": 2, "batch_size": 16}, **settings))
+    parts = {"steps": 2, "batch_size": 16, "microbatches": 2}
+    _, others = run(config("two", rollout, training=parts, mesh=mesh, **settings))
+    names = {"loss", "surrogate", "reward_mean", "importance_mean", "written_cross_entropy", "gradient_norm"}
+    assert names | {"on_data/cross_entropy"} <= set(lines[0])
+    assert {line["rollout/written_rows"] for line in lines} & set(range(2, 15))
+    assert lines[0]["importance_mean"] == pytest.approx(1, abs=0.25)
+    for one, other in zip(lines, others, strict=True):
+        for metric in names:
+            np.testing.assert_allclose(one[metric], other[metric], rtol=1e-4, atol=1e-6, err_msg=metric)
+
+
 def test_meshes_write_the_same(config):
     rollout = {"author": "mixed", "fraction": 0.7}
     settings = {"steps": 2, "optimizer": {"learning_rate": 3e-3, "warmup_steps": 1, "eps": 1e-2}}
