@@ -9,7 +9,7 @@ from atkd_jax.config import Config
 from atkd_jax.config_file import dump_config, load_config
 from atkd_jax.errors import InputError
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
 
 
 def written(directory, text):

@@ -62,13 +62,13 @@ class RolloutWriter:
     Args:
         plan: who writes and how rows end.
         knobs: temperature and top-p.
-        most_rows: no more prompts come at once; rectangles have a quarter, half, three quarters or all of so many rows.
+        most_rows: no more prompts come at once; rectangles have half or all of so many rows.
         mesh: rows are split over its devices.
     """
 
     def __init__(self, plan: Plan, *, knobs: Knobs, most_rows: int, mesh: Mesh | None):
         self._plan, self._knobs, self._mesh = plan, knobs, mesh
-        self._quarter = -(-most_rows // 4)
+        self._half = -(-most_rows // 2)
         self._sizes: set[tuple[int, int]] = set()
 
     @property
@@ -84,7 +84,7 @@ class RolloutWriter:
             prompts: at least one, of all processes, on each the same.
             keys: a key for each.
         """
-        count = -(-len(prompts) // self._quarter) * self._quarter
+        count = -(-len(prompts) // self._half) * self._half
         pad_id = self._plan.ending.pad_id
         rows = place_group(prompts, keys, rows=count, pad_id=pad_id, mesh=self._mesh)
         self._sizes.add((count, bucket_length(max(map(len, prompts)))))

@@ -84,8 +84,9 @@ class RolloutBatches(Iterator[dict[str, np.ndarray]]):
         """Returns a step that takes a batch as the data has it, and learns from it with rollouts in it."""
 
         def with_rollouts(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
+            number = int(state.step)  # Waits for the step before, whose time is not that of writing.
             began = time.monotonic()
-            batch, numbers = self._rolled_out(state.params, int(state.step), batch)
+            batch, numbers = self._rolled_out(state.params, number, batch)
             numbers["rollout/seconds"] = time.monotonic() - began
             state, values = step(state, place(batch))
             return state, values | numbers
