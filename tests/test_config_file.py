@@ -9,7 +9,11 @@ from atkd_jax.config import Config
 from atkd_jax.config_file import dump_config, load_config
 from atkd_jax.errors import InputError
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
+CONFIGS = [
+    path
+    for kind in ("*", "methods/*")
+    for path in sorted((Path(__file__).parent.parent / "configs").glob(f"{kind}.yaml"))
+]
 
 
 def written(directory, text):
