@@ -7,20 +7,15 @@ Functions of the other rooms receive the values that they use, not this tree.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Dtype = Literal["float32", "bfloat16"]
-# A path that a user writes may begin with ~.
-UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
-
-
-class _Node(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from atkd_jax.config_machines import DistributedConfig, MeshConfig, ProfileConfig
+from atkd_jax.config_node import Dtype, Node, UserPath
 
 
-class TeacherConfig(_Node):
+class TeacherConfig(Node):
     """The model that teaches."""
 
     model: str = Field(
@@ -32,7 +27,7 @@ class TeacherConfig(_Node):
     )
 
 
-class LoraConfig(_Node):
+class LoraConfig(Node):
     """Adapters of low rank beside the student's frozen weights; only they are trained and saved."""
 
     rank: int | None = Field(default=None, ge=1, description="Of the adapters; none trains all weights instead.")
@@ -52,7 +47,7 @@ class LoraConfig(_Node):
         return self
 
 
-class StudentConfig(_Node):
+class StudentConfig(Node):
     """The model that learns, and where it starts."""
 
     init: Literal["prune", "directory", "scratch"] = Field(
@@ -112,7 +107,7 @@ class StudentConfig(_Node):
         return self
 
 
-class DataConfig(_Node):
+class DataConfig(Node):
     """Prompts and responses, and how they become batches."""
 
     source: str = Field(default="python_stdlib", description="A JSONL file, or the name of a TFDS data set.")
@@ -129,7 +124,7 @@ class DataConfig(_Node):
     )
 
 
-class ObjectiveConfig(_Node):
+class ObjectiveConfig(Node):
     """What the student minimises."""
 
     name: Literal[
@@ -206,7 +201,7 @@ class ObjectiveConfig(_Node):
         return self
 
 
-class RolloutConfig(_Node):
+class RolloutConfig(Node):
     """Learning from text that models write during the run."""
 
     author: Literal["data", "student", "teacher", "mixed"] = Field(
@@ -234,7 +229,7 @@ class RolloutConfig(_Node):
     )
 
 
-class OptimizerConfig(_Node):
+class OptimizerConfig(Node):
     """AdamW with linear warm-up, cosine decay and clipping by the global norm."""
 
     learning_rate: float = Field(default=1e-3, gt=0, description="The peak.")
@@ -253,7 +248,7 @@ class OptimizerConfig(_Node):
     )
 
 
-class TrainingConfig(_Node):
+class TrainingConfig(Node):
     """The loop."""
 
     steps: int = Field(default=100, ge=1, description="Optimizer steps in all, those before a restart included.")
@@ -285,14 +280,14 @@ class TrainingConfig(_Node):
         return self
 
 
-class CheckpointConfig(_Node):
+class CheckpointConfig(Node):
     """When the run is saved, and what is kept."""
 
     every_steps: int = Field(default=100, ge=1, description="Steps between checkpoints; the last step is always saved.")
     keep: int = Field(default=2, ge=1, description="The newest so many stay.")
 
 
-class EvaluationConfig(_Node):
+class EvaluationConfig(Node):
     """Held-out measurements, always with the teacher."""
 
     split: str = Field(default="test", description="The split that `evaluate` reads.")
@@ -304,7 +299,7 @@ class EvaluationConfig(_Node):
     sample_tokens: int = Field(default=64, ge=1, description="The longest answer.")
 
 
-class ExportConfig(_Node):
+class ExportConfig(Node):
     """The Hugging Face directory that a run ends in."""
 
     dtype: Dtype = Field(default="float32", description="Type of the exported weights.")
@@ -317,47 +312,7 @@ class ExportConfig(_Node):
     )
 
 
-class MeshConfig(_Node):
-    """How the devices are arranged. Every axis is a number of devices; data takes all that is left."""
-
-    fsdp: int = Field(default=1, ge=1, description="Parameters and batch rows are split over this axis.")
-    tensor: int = Field(default=1, ge=1, description="Heads, MLP width and vocabulary are split over this axis.")
-    sequence: int = Field(default=1, ge=1, description="The tokens of a row are split over this axis, for long rows.")
-    teacher_fsdp: int | None = Field(
-        default=None, ge=1, description="The teacher's own fsdp; the student's if not set. It spreads a large teacher."
-    )
-    teacher_tensor: int | None = Field(
-        default=None, ge=1, description="The teacher's own tensor; the student's if not set."
-    )
-
-
-class DistributedConfig(_Node):
-    """Many processes of one run. In a cluster that jax knows there is nothing to set: it says all of it."""
-
-    coordinator_address: str | None = Field(
-        default=None, description="Host of process 0 and a free port on it, as host:port."
-    )
-    num_processes: int | None = Field(default=None, ge=1, description="How many processes there are.")
-    process_id: int | None = Field(default=None, ge=0, description="The number of this process, from 0.")
-    detect: bool = Field(
-        default=True,
-        description="Look for Slurm, Open MPI, Cloud TPU, GKE or Kubernetes, and take from it what is not set here.",
-    )
-    join_timeout_seconds: int = Field(
-        default=300, ge=1, description="How long the processes wait for each other at the start."
-    )
-
-
-class ProfileConfig(_Node):
-    """Steps that JAX's profiler records into run_dir/profile, for xprof and TensorBoard."""
-
-    start_step: int | None = Field(
-        default=None, ge=1, description="The first step that is recorded; none to record nothing."
-    )
-    steps: int = Field(default=3, ge=1, description="How many steps are recorded.")
-
-
-class Config(_Node):
+class Config(Node):
     """One run."""
 
     run_dir: UserPath = Field(default=Path("runs/default"), description="Everything that the run writes lands here.")

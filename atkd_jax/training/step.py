@@ -81,21 +81,14 @@ def make_train_step(
             hidden = model.hidden_states(**inputs, mesh=mesh)
             softcaps = model.logit_softcap, teaching.logit_softcap
             heads = Heads(model.head_matrix(), teacher_head, vocab_size, softcaps)
-            learn = partial(head_loss, student_hidden=hidden, heads=heads, chunk_tokens=chunk_tokens, mesh=mesh)
-            shares = [
-                learn(lesson.objective, tokens=tokens)
-                for lesson, tokens in zip(lessons, tokens_of_lessons, strict=True)
-            ]
-            return jnp.sum(jnp.stack([loss for loss, _ in shares])), {
-                lesson.prefix + name: value
-                for lesson, (_, metrics) in zip(lessons, shares, strict=True)
-                for name, value in metrics.items()
-            }
 
-        stacked = (
-            parts,
-            [Tokens(signal.hidden, targets, lesson.mask, lesson.weighting._replace(scalars={})) for lesson in lessons],
-        )
+            def learn(lesson: _Lesson, tokens: Tokens) -> tuple[jax.Array, Metrics]:
+                own = {"student_hidden": hidden, "heads": heads, "tokens": tokens}
+                return head_loss(lesson.objective, **own, chunk_tokens=chunk_tokens, mesh=mesh)
+
+            return _added_up(lessons, [learn(*pair) for pair in zip(lessons, tokens_of_lessons, strict=True)])
+
+        stacked = parts, [lesson.tokens(signal.hidden, targets) for lesson in lessons]
         (loss, metrics), gradient = _summed_over_parts(share_of_loss, state.params, stacked, microbatches)
         metrics |= lessons[0].weighting.scalars | {"loss": loss, "counted_tokens": jnp.sum(mask)}
         metrics["tokens"] = jnp.sum(parts["segment_ids"] > 0)
@@ -113,6 +106,16 @@ class _Lesson(NamedTuple):
     mask: jax.Array
     weighting: Weighting
     prefix: str
+
+    def tokens(self, teacher_hidden: jax.Array, targets: jax.Array) -> Tokens:
+        return Tokens(teacher_hidden, targets, self.mask, self.weighting._replace(scalars={}))
+
+
+def _added_up(lessons: list[_Lesson], shares: list[tuple[jax.Array, Metrics]]) -> tuple[jax.Array, Metrics]:
+    metrics: Metrics = {}
+    for lesson, (_, own) in zip(lessons, shares, strict=True):
+        metrics |= {lesson.prefix + name: value for name, value in own.items()}
+    return jnp.sum(jnp.stack([loss for loss, _ in shares])), metrics
 
 
 def _lessons(

@@ -14,7 +14,8 @@ from atkd_jax.training.metrics import read_metrics
 from atkd_jax.training.rollout_batches import RolloutBatches, RolloutSettings
 from atkd_jax.training.run import train
 
-TIMES = {"step_seconds", "tokens_per_second", "teacher_share", "rollout/seconds"}
+TIMES = {"step_seconds", "tokens_per_second", "teacher_share", "data_wait_seconds", "checkpoint_stall_seconds", "mfu"}
+TIMES |= {"rollout/seconds"}
 # How many sizes were compiled is counted from a process's own start.
 OF_A_PROCESS = {"rollout/compilations"}
 
