@@ -126,8 +126,10 @@ def export_gguf(model: Decoder, file: Path, *, tokenizer: PreTrainedTokenizerFas
         writer.add_name(name)
         writer.add_file_type(LlamaFileType.MOSTLY_F16)
         for key, value in values.items():
-            add = writer.add_float32 if isinstance(value, float) else writer.add_uint32
-            add(f"{family.gguf.architecture}.{key}", value)
+            if isinstance(value, float):
+                writer.add_float32(f"{family.gguf.architecture}.{key}", value)
+            else:
+                writer.add_uint32(f"{family.gguf.architecture}.{key}", value)
         add_tokenizer(writer, tokenizer, vocab_size=model.config.vocab_size)
         _write(writer, model, family)
         _read_back(unfinished, model, family)
