@@ -9,7 +9,7 @@ import numpy as np
 
 from atkd_jax.data import open_source
 from atkd_jax.interop import export_model, fetch_model, load_model, load_tokenizer, read_config
-from atkd_jax.models import evenly_spaced_layers, prune_layers
+from atkd_jax.models import Pruning, evenly_spaced_layers, prune_model
 from atkd_jax.models.flops import distillation_flops
 
 TEACHER = "smollm2-135m-instruct"
@@ -68,7 +68,7 @@ def prepare_workload(folder: Path, *, cache_dir: Path, layers: int, rows: int, l
     if not student.exists():
         teacher = load_model(directory, dtype=jnp.float32, param_dtype=jnp.float32)
         export_model(
-            prune_layers(teacher, evenly_spaced_layers(teacher.config.num_layers, layers), dtype=jnp.float32),
+            prune_model(teacher, Pruning(evenly_spaced_layers(teacher.config.num_layers, layers)), dtype=jnp.float32),
             student,
             tokenizer=tokenizer,
             dtype="float32",

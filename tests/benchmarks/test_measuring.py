@@ -31,5 +31,6 @@ def test_a_run_is_measured_in_turn_with_its_reference():
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells")
 def test_growth_is_that_of_the_run_alone():
     np.ones(2**27, np.uint8).sum()  # A peak before it, which does not count.
-    assert 0.25 <= process_growth_gib(lambda: np.ones(2**28, np.uint8).sum()) < 0.3
+    # Some pages that it needs may be there already.
+    assert 0.24 <= process_growth_gib(lambda: np.ones(2**28, np.uint8).sum()) < 0.3
     assert process_growth_gib(lambda: None) < 0.01
