@@ -73,7 +73,7 @@ def _backward(plan: Plan, question: Question, residuals, cotangents: Found):
 
     def chunk(totals: Model, chunk: Chunk, tokens):
         _, facts, cotangents = tokens
-        return chunk.gradient(partial(_slope, plan, question, facts, cotangents), totals)
+        return _gradient(question, facts, cotangents, chunk, totals)
 
     tokens = targets, facts, cotangents
     by_first = _as_given(*over_chunks(plan, chunk, no_gradient(models[0]), models, counted, tokens), models[0])
@@ -114,7 +114,7 @@ def _sum_forward(plan: Plan, question: Question, models: Models, targets, counte
         facts, chunk = _facts(question, chunk, keep=True)
         found = _found(question, facts)
         by_found, by_weights = jax.grad(question.weighted, argnums=(0, 1))(found, weights)
-        totals, by_hidden = chunk.gradient(partial(_slope, plan, question, facts, by_found), totals)
+        totals, by_hidden = _gradient(question, facts, by_found, chunk, totals)
         return totals, (found, by_weights, by_hidden)
 
     totals, results = over_chunks(plan, chunk, no_gradient(models[0]), models, counted, (targets, weights))
@@ -143,6 +143,12 @@ def _as_given(totals: Model, by_hidden: jax.Array, model: Model) -> Model:
 def _facts(question: Question, chunk: Chunk, *, keep: bool) -> tuple[_Facts, Chunk]:
     """Returns a chunk's facts, and the chunk, with its logits kept if `keep`."""
     plan, direction = chunk.plan, question.direction()
+    if plan.implementation == "pallas":
+        # Imported where it is used: Pallas brings more than jax along.
+        from atkd_jax.losses import linear_pallas
+
+        student, teacher, gap = linear_pallas.statistics(*_for_kernel(question, chunk))
+        return _Facts(student, teacher, None, (gap,)), chunk
     has_teacher = question.divergence is not None
 
     def step(facts: _Facts, block: Block) -> _Facts:
@@ -173,6 +179,30 @@ def _facts(question: Question, chunk: Chunk, *, keep: bool) -> tuple[_Facts, Chu
     if has_teacher and direction is None:
         facts = facts._replace(sums=_pointwise_sums(question, facts, chunk))
     return facts, chunk
+
+
+def _gradient(question: Question, facts: _Facts, by: Found, chunk: Chunk, totals: Model) -> tuple[Model, jax.Array]:
+    """Returns what `Chunk.gradient` does, given the derivatives by what was found."""
+    if chunk.plan.implementation != "pallas":
+        return chunk.gradient(partial(_slope, chunk.plan, question, facts, by), totals)
+    from atkd_jax.losses import linear_pallas
+
+    student, teacher = facts.student, facts.teacher
+    assert teacher is not None
+    by_divergence = by.divergence
+    if question.direction() == "forward":
+        by_divergence = jnp.where(teacher.total != 0, by_divergence, 0)
+    logs = student.shift(), student.log_total(), teacher.shift(), teacher.log_total()
+    by_token = (*logs, _divergence(question, facts), by.student_margin, by_divergence)
+    by_head, by_hidden = linear_pallas.gradient(*_for_kernel(question, chunk), by_token, totals.head)
+    return totals._replace(head=by_head), by_hidden
+
+
+def _for_kernel(question: Question, chunk: Chunk):
+    direction, plan, models = question.direction(), chunk.plan, chunk.models
+    assert direction is not None
+    hidden, heads = (model.hidden for model in models), (model.head for model in models)
+    return direction, plan.inverse_temperature, plan.vocab_size, tuple(hidden), tuple(heads), chunk.targets
 
 
 def _over_devices(direction: str | None, facts: _Facts, axis: str) -> _Facts:

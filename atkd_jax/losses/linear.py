@@ -14,7 +14,7 @@ from atkd_jax.losses import validation
 from atkd_jax.losses.blocked import blocked, blocked_sum
 from atkd_jax.losses.decoupling import DecoupledTerms, decoupled_name
 from atkd_jax.losses.gate import NORMALIZERS, atkd_token_weights, hard_token_mask, hard_token_threshold
-from atkd_jax.losses.linear_inputs import Cut, Inputs, prepare
+from atkd_jax.losses.linear_inputs import Cut, Inputs, check_question, prepare
 from atkd_jax.losses.token_terms import Found, Question
 from atkd_jax.losses.varying import gathered, own_part, same_everywhere
 from atkd_jax.losses.vocabulary_blocks import Model
@@ -43,6 +43,7 @@ def linear_decoupled_terms(
     chunk_tokens: int | None = None,
     vocab_axis: str | None = None,
     token_axes: tuple[str, ...] = (),
+    implementation: str = "xla",
 ) -> DecoupledTerms:
     """Returns the terms of `decoupled_divergence` for logits = hidden @ head, for every token.
 
@@ -74,6 +75,8 @@ def linear_decoupled_terms(
       chunk_tokens: counted tokens that are worked on at a time, likewise; None chooses.
       vocab_axis: a mapped axis, see above.
       token_axes: the mapped axes over which tokens are split, if any, so that their devices take turns together.
+      implementation: "xla", or "pallas" for kernels that keep a tile's logits on the chip of a TPU: of the forward and
+        reverse KL, without bias, softcap, mapped axes and `keep_logits`; `block_words` has no part in them.
 
     Returns:
       DecoupledTerms, float32 `[...]` each.
@@ -100,6 +103,7 @@ def linear_decoupled_terms(
     """
     function = "linear_decoupled_terms"
     question = _question(function, direction, divergence, beta, alpha)
+    check_question(function, implementation, question)
     inputs = prepare(
         function,
         Model(student_hidden, student_head, student_bias),
@@ -108,7 +112,7 @@ def linear_decoupled_terms(
         targets,
         mask,
         temperature,
-        Cut(vocab_size, block_words, chunk_tokens, False, vocab_axis, token_axes),
+        Cut(vocab_size, block_words, chunk_tokens, False, vocab_axis, token_axes, implementation),
     )
     return _terms(question, inputs)
 
@@ -140,6 +144,7 @@ def linear_atkd(
     keep_logits: bool | None = None,
     vocab_axis: str | None = None,
     token_axes: tuple[str, ...] = (),
+    implementation: str = "xla",
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the ATKD loss of a batch, in nats, and its diagnostics, as `atkd` does, for logits = hidden @ head.
 
@@ -174,6 +179,7 @@ def linear_atkd(
       vocab_axis: the mapped axis over which the heads' columns are split, as in `linear_decoupled_terms`.
       token_axes: the mapped axes over which tokens are split. The gate and the means are over all of them, and the loss
         and the diagnostics are those of the whole batch, the same on every device.
+      implementation: "xla" or "pallas", as in `linear_decoupled_terms`.
 
     Returns:
       The loss, a float32 scalar (or `[...]`), and the diagnostics of `atkd`.
@@ -202,6 +208,9 @@ def linear_atkd(
     validation.choice("linear_atkd", "normalizer", normalizer, NORMALIZERS)
     hard_fraction = validation.fraction("linear_atkd", "hard_fraction", hard_fraction)
     easy_weight = validation.weight("linear_atkd", "easy_weight", easy_weight, largest=1.0)
+    check_question("linear_atkd", implementation, question)
+    keep_logits = False if per_token else keep_logits
+    cut = Cut(vocab_size, block_words, chunk_tokens, keep_logits, vocab_axis, token_axes, implementation)
     inputs = prepare(
         "linear_atkd",
         Model(student_hidden, student_head, student_bias),
@@ -210,7 +219,7 @@ def linear_atkd(
         targets,
         mask,
         temperature,
-        Cut(vocab_size, block_words, chunk_tokens, False if per_token else keep_logits, vocab_axis, token_axes),
+        cut,
     )
     return _gated(question, inputs, hard_fraction, easy_weight, normalizer, per_token)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from atkd_jax.losses import pointwise, validation
 from atkd_jax.losses.blocked import blocked, blocked_sum
-from atkd_jax.losses.linear_inputs import Cut, Inputs, prepare
+from atkd_jax.losses.linear_inputs import Cut, Inputs, check_question, prepare
 from atkd_jax.losses.token_terms import Question
 from atkd_jax.losses.vocabulary_blocks import Model
 
@@ -44,6 +44,7 @@ def linear_divergence(
     keep_logits: bool | None = None,
     vocab_axis: str | None = None,
     token_axes: tuple[str, ...] = (),
+    implementation: str = "xla",
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns a divergence's mean over the counted tokens, in its own unit, for logits = hidden @ head.
 
@@ -70,6 +71,7 @@ def linear_divergence(
       keep_logits: whether a chunk's logits are kept until its gradient is formed, see `linear_atkd`; None chooses.
       vocab_axis: the mapped axis over which the heads' columns are split, as in `linear_decoupled_terms`.
       token_axes: the mapped axes over which tokens are split; the mean is over all of them, the same on every device.
+      implementation: "xla" or "pallas", as in `linear_decoupled_terms`.
 
     Returns:
       The mean, a float32 scalar (or `[...]`), and a dict with `counted_tokens`. The mean over no token is 0.
@@ -105,7 +107,9 @@ def linear_divergence(
             teacher_hidden, validation.needed(function, divergence, "teacher_head", teacher_head), teacher_bias
         )
         targets = None
-    cut = Cut(vocab_size, block_words, chunk_tokens, False if per_token else keep_logits, vocab_axis, token_axes)
+    check_question(function, implementation, question)
+    keep_logits = False if per_token else keep_logits
+    cut = Cut(vocab_size, block_words, chunk_tokens, keep_logits, vocab_axis, token_axes, implementation)
     softcaps = student_softcap, teacher_softcap
     inputs = prepare(function, student, teacher, softcaps, targets, mask, temperature, cut)
     counted_tokens = jnp.sum(inputs.mask).astype(jnp.float32)
@@ -202,6 +206,7 @@ def linear_weighted_sum(
     keep_logits: bool | None = None,
     vocab_axis: str | None = None,
     token_axes: tuple[str, ...] = (),
+    implementation: str = "xla",
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the sum over tokens and terms of weight * term, for weights that are known beforehand, and the terms.
 
@@ -232,6 +237,7 @@ def linear_weighted_sum(
       keep_logits: whether a chunk's logits are kept until its gradient is formed, see `linear_atkd`; None chooses.
       vocab_axis: the mapped axis over which the heads' columns are split, as in `linear_decoupled_terms`.
       token_axes: the mapped axes over which tokens are split; the sum is over all of them, the same on every device.
+      implementation: "xla" or "pallas", as in `linear_decoupled_terms`.
 
     Returns:
       The sum, a float32 scalar, and the terms `[...]` by name, cross-entropy among them, 0 where a token does not
@@ -268,7 +274,8 @@ def linear_weighted_sum(
         )
         question = Question(divergence, beta, alpha, decoupled, plain=temperature != 1)
     softcaps = student_softcap, teacher_softcap
-    cut = Cut(vocab_size, block_words, chunk_tokens, keep_logits, vocab_axis, token_axes)
+    check_question(function, implementation, question)
+    cut = Cut(vocab_size, block_words, chunk_tokens, keep_logits, vocab_axis, token_axes, implementation)
     inputs = prepare(function, student, teacher, softcaps, targets, mask, temperature, cut)
     for name, weight in weights.items():
         validation.weights(function, name, weight, inputs.mask.shape)

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from atkd_jax.losses import validation
+from atkd_jax.losses.token_terms import Question
 from atkd_jax.losses.varying import all_varying
-from atkd_jax.losses.vocabulary_blocks import Counted, Model, Plan
+from atkd_jax.losses.vocabulary_blocks import IMPLEMENTATIONS, Counted, Model, Plan
 
 # Logits are kept between the sweeps where those of so many tokens take no more memory than this: with smaller chunks
 # the products lose more time than forming the logits again takes.
@@ -30,6 +31,7 @@ class Cut:
     keep_logits: bool | None
     vocab_axis: str | None
     token_axes: tuple[str, ...]
+    implementation: str = "xla"
 
 
 class Inputs(NamedTuple):
@@ -69,7 +71,9 @@ class Inputs(NamedTuple):
         """Returns the teacher alone, at temperature 1, as the gate asks it."""
         chunk_tokens = max(self.plan.chunk_tokens, _CHUNK_TOKENS)
         softcaps = self.plan.softcaps[1:]
-        plan = replace(self.plan, inverse_temperature=1.0, softcaps=softcaps, chunk_tokens=chunk_tokens)
+        plan = replace(
+            self.plan, inverse_temperature=1.0, softcaps=softcaps, chunk_tokens=chunk_tokens, implementation="xla"
+        )
         return self._replace(models=self.models[1:], plan=plan)
 
 
@@ -129,15 +133,56 @@ def _plan(function: str, models: list[Model], softcaps, temperature, cut: Cut) -
     block_words = validation.count(function, "block_words", cut.block_words)
     of_a_token = 4 * len(models) * (words if cut.vocab_axis is None else columns[0])
     keep = cut.keep_logits
+    by_kernel = cut.implementation == "pallas"
+    if by_kernel:
+        _check_kernel(function, models, softcaps, cut)
+        keep = False
     if keep is None:
         keep = _KEPT_TOKENS * of_a_token <= _KEPT_BYTES
     chunk_tokens = cut.chunk_tokens
     if chunk_tokens is None:
         chunk_tokens = _KEPT_TOKENS if keep else _CHUNK_TOKENS
+        if by_kernel:
+            from atkd_jax.losses import linear_pallas  # which brings more than jax along
+
+            hidden, heads = tuple(model.hidden for model in models), tuple(model.head for model in models)
+            chunk_tokens = linear_pallas.chunk_tokens(hidden, heads)
     validation.count(function, "chunk_tokens", chunk_tokens)
     if not isinstance(temperature, Real):
         raise TypeError(f"{function}: temperature must be a Python number, got {type(temperature).__name__}; pass one")
     validation.scaled(function, temperature)
     caps = tuple(validation.softcap(function, cap) for cap in softcaps[: len(models)])
     scale = 1.0 / float(temperature)
-    return Plan(words, block_words, chunk_tokens, scale, caps, cut.vocab_axis, tuple(cut.token_axes)), bool(keep)
+    axes = cut.vocab_axis, tuple(cut.token_axes)
+    return Plan(words, block_words, chunk_tokens, scale, caps, *axes, cut.implementation), bool(keep)
+
+
+def check_question(function: str, implementation: str, question: Question) -> None:
+    """Raises ValueError where the implementation is unknown or has no answer to the question."""
+    validation.choice(function, "implementation", implementation, IMPLEMENTATIONS)
+    if implementation != "pallas":
+        return
+    if question.direction() is None:
+        asked = "cross-entropy alone" if question.divergence is None else question.divergence
+        raise ValueError(
+            f"{function}: implementation 'pallas' finds the forward and the reverse KL, got {asked}; leave it 'xla'"
+        )
+    if question.plain:
+        raise ValueError(
+            f"{function}: implementation 'pallas' has one temperature, which must be 1 where cross-entropy may have a "
+            "weight, got another; leave it 'xla'"
+        )
+
+
+def _check_kernel(function: str, models: list[Model], softcaps, cut: Cut) -> None:
+    refused = {
+        "bias": any(model.bias is not None for model in models),
+        "softcap": any(cap is not None for cap in softcaps),
+        "mapped axes": cut.vocab_axis is not None or bool(cut.token_axes),
+        "keep_logits=True": bool(cut.keep_logits),
+    }
+    for what, given in refused.items():
+        if given:
+            raise ValueError(
+                f"{function}: implementation 'pallas' takes no {what}; leave that out, or take implementation 'xla'"
+            )

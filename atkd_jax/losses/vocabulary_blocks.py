@@ -18,6 +18,9 @@ import jax.numpy as jnp
 
 from atkd_jax.losses.varying import marked_varying, zeros_for
 
+# Who cuts a chunk's words into blocks: `Chunk.sweep` in ordinary JAX, or the kernels of `linear_pallas`.
+IMPLEMENTATIONS = ("xla", "pallas")
+
 
 class Model(NamedTuple):
     """One model's way from hidden states to logits, `hidden @ head + bias`.
@@ -58,6 +61,7 @@ class Plan:
       softcaps: for each model, the c of c tanh(logits / c), or None.
       vocab_axis: the mapped axis over which the heads' columns are split, or None.
       token_axes: the mapped axes over which tokens are split.
+      implementation: one of `IMPLEMENTATIONS`.
     """
 
     vocab_size: int
@@ -67,6 +71,7 @@ class Plan:
     softcaps: tuple[float | None, ...]
     vocab_axis: str | None = None
     token_axes: tuple[str, ...] = ()
+    implementation: str = "xla"
 
 
 class Block(NamedTuple):
