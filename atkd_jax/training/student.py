@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from atkd_jax.config import Config, LoraConfig, StudentConfig
+from atkd_jax.config import LoraConfig, StudentConfig
 from atkd_jax.errors import InputError
 from atkd_jax.interop import Place, family_of_config, fetch_model, load_model, on_one_device, read_config
 from atkd_jax.models import (
@@ -26,19 +26,6 @@ from atkd_jax.models import (
     pruned_config,
     sized_config,
 )
-
-
-def fetched_student(config: Config, *, report: Callable[[str], None] = print) -> StudentConfig:
-    """Returns where the student starts, with a hub id in place of a directory brought into the cache.
-
-    Raises:
-        InputError: if the model cannot be had.
-    """
-    student = config.student
-    if student.init != "directory" or student.directory is None:
-        return student
-    directory = student_directory(student, cache_dir=config.cache_dir, report=report)
-    return student.model_copy(update={"directory": directory})
 
 
 def build_student(

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from atkd_jax.config import Config, LoraConfig, StudentConfig
+from atkd_jax.config import LoraConfig, StudentConfig
 from atkd_jax.errors import InputError
 from atkd_jax.interop import load_model
 from atkd_jax.models import SIZES, sized_config, split_trained
-from atkd_jax.training.student import build_student, fetched_student, student_config
+from atkd_jax.training.student import build_student, student_config, student_directory
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +116,7 @@ def test_layers_that_the_teacher_does_not_have_are_refused(teacher):
 
 
 def test_a_hub_id_is_looked_for_in_the_cache(tmp_path):
-    config = Config(cache_dir=tmp_path, student=StudentConfig(init="directory", directory="org/small"))
     fetched = tmp_path / "models" / "org--small"
     fetched.mkdir(parents=True)
-    assert fetched_student(config).directory == fetched
-    pruned = Config(student=StudentConfig(layers=3))
-    assert fetched_student(pruned) is pruned.student
+    config = StudentConfig(init="directory", directory="org/small")
+    assert student_directory(config, cache_dir=tmp_path) == fetched
