@@ -27,22 +27,25 @@ class TeacherConfig(Node):
     )
 
 
+_LORA_TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
+
+
 class LoraConfig(Node):
     """Adapters of low rank beside the student's frozen weights; only they are trained and saved."""
 
     rank: int | None = Field(default=None, ge=1, description="Of the adapters; none trains all weights instead.")
     alpha: float = Field(default=16.0, gt=0, description="An adapter's product is multiplied by alpha / rank.")
     targets: tuple[str, ...] = Field(
-        default=("query", "key", "value", "output", "gate", "up", "down"),
-        description="The products that get one: query, key, value, output, gate, up, down.",
+        default=_LORA_TARGETS, description=f"The products that get one: {', '.join(_LORA_TARGETS)}."
     )
 
     @model_validator(mode="after")
     def _has_targets(self) -> LoraConfig:
-        known = ("query", "key", "value", "output", "gate", "up", "down")
-        if not self.targets or set(self.targets) - set(known) or len(set(self.targets)) < len(self.targets):
+        is_known = set(self.targets) <= set(_LORA_TARGETS)
+        if not self.targets or not is_known or len(set(self.targets)) < len(self.targets):
             raise ValueError(
-                f"student.lora.targets must be some of {', '.join(known)}, each once, but {list(self.targets)} came"
+                f"student.lora.targets must be some of {', '.join(_LORA_TARGETS)}, each once, but "
+                f"{list(self.targets)} came"
             )
         return self
 
@@ -187,7 +190,7 @@ class ObjectiveConfig(Node):
         return self
 
     @model_validator(mode="after")
-    def _has_a_divergence_to_adapt(self) -> ObjectiveConfig:
+    def _goes_with_its_name(self) -> ObjectiveConfig:
         if self.name.startswith("minillm") and self.cross_entropy_weight:
             raise ValueError(
                 f"objective.name={self.name} has a loss of its own on the data's text, but "

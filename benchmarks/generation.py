@@ -9,8 +9,7 @@ is compiled is compiled before.
 import dataclasses
 import json
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,8 +26,7 @@ from rich.table import Table
 from atkd_jax.environment import describe_environment
 from atkd_jax.generation import generate
 from atkd_jax.interop import fetch_model, load_model
-
-Run = Callable[[], object]
+from benchmarks.measuring import seconds_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +96,7 @@ def measure_generation(
 
         texts = zip(ours(), theirs(), strict=True)
         same = statistics.fmean(mine == other for mine, other in texts)
-        times = [(_seconds(theirs), _seconds(ours)) for _ in range(pairs)]
+        times = [(seconds_of(theirs), seconds_of(ours)) for _ in range(pairs)]
         tokens = count * new_tokens
         found[count] = Measurement(
             tokens_per_second=tokens / min(mine for _, mine in times),
@@ -107,12 +105,6 @@ def measure_generation(
             same_text=same,
         )
     return found
-
-
-def _seconds(run: Run) -> float:
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
 
 
 def main() -> None:

@@ -5,9 +5,10 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
+
+from benchmarks.process_memory import forget_peak, peak_bytes, resident_bytes
 
 Run = Callable[[], object]
 
@@ -44,34 +45,27 @@ def measure(
         repeats: How many pairs are counted, after one that is not.
         temporary_gib: XLA's own figure, to be kept with the others.
     """
-
-    def seconds(run: Run) -> float:
-        began = time.perf_counter()
-        run()
-        return time.perf_counter() - began
-
-    seconds(reference), seconds(run)
-    pairs = [(seconds(reference), seconds(run)) for _ in range(repeats)]
+    reference(), run()
+    pairs = [(seconds_of(reference), seconds_of(run)) for _ in range(repeats)]
     ratio = statistics.median(mine / theirs for theirs, mine in pairs)
     return Measurement(min(mine for _, mine in pairs), ratio, reference_name, temporary_gib, process_growth_gib(run))
+
+
+def seconds_of(run: Run) -> float:
+    """Returns how long a run takes."""
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
 
 
 def process_growth_gib(run: Run) -> float | None:
     """Returns how far resident memory rose above its level before the run, in GiB; None where Linux is not there."""
     gc.collect()
-    try:
-        # Sets the process's peak back to what it has now.
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
+    before = resident_bytes()
+    if before is None or not forget_peak():
         return None
-    before = _status_kib("VmRSS")
     run()
-    return (_status_kib("VmHWM") - before) / 2**20
-
-
-def _status_kib(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+    return (peak_bytes() - before) / 2**30
 
 
 def runner(program: Callable[..., object], arrays: tuple[jax.Array, ...]) -> Run:

@@ -5,10 +5,10 @@ The standard library is all that it needs, because it runs in the competitors' e
 
 import json
 import os
-import resource
 import sys
 import time
-from pathlib import Path
+
+from benchmarks.process_memory import forget_peak, peak_bytes
 
 
 class Turns:
@@ -24,7 +24,7 @@ class Turns:
     def stop(self) -> None:
         """Ends the turn; its work must be done."""
         if self._began is not None:
-            self._found = {"seconds": time.perf_counter() - self._began, "peak_bytes": _peak_bytes()}
+            self._found = {"seconds": time.perf_counter() - self._began, "peak_bytes": peak_bytes()}
             self._began = None
 
     def next(self, **found: object) -> int:
@@ -38,21 +38,6 @@ class Turns:
         line = sys.stdin.readline()
         if not line:
             os._exit(0)
-        _forget_peak()
+        forget_peak()  # so that loading and compiling are not in it
         self._began = time.perf_counter()
         return int(line)
-
-
-def _forget_peak() -> None:
-    """Lets Linux count the peak of resident memory anew, so that loading and compiling are not in it."""
-    reset = Path("/proc/self/clear_refs")
-    if reset.exists():
-        reset.write_text("5")
-
-
-def _peak_bytes() -> int:
-    status = Path("/proc/self/status")
-    if status.exists():
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return 1024 * int(line.split()[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -9,6 +9,7 @@ import numpy as np
 
 from atkd_jax.errors import InputError
 from atkd_jax.interop.families import Family, Weight
+from atkd_jax.interop.families.rotary import write_scaling
 from atkd_jax.models import DecoderConfig, Llama3RopeScaling
 from atkd_jax.models.rotary import rotary_frequencies
 
@@ -64,7 +65,7 @@ def rope_factors(config: DecoderConfig, scaling: Llama3RopeScaling) -> np.ndarra
     return (plain.astype(np.float64) / slowed.astype(np.float64)).astype(np.float32)
 
 
-def scaling_of_factors(config: DecoderConfig, factors: np.ndarray) -> dict[str, Any]:
+def scaling_of_factors(config: DecoderConfig, factors: np.ndarray) -> dict[str, Any] | None:
     """Return the `rope_scaling` of config.json that such factors come from.
 
     Args:
@@ -81,10 +82,4 @@ def scaling_of_factors(config: DecoderConfig, factors: np.ndarray) -> dict[str, 
             f"must have the rotary factors of LLaMA 3.1 and later in {ROPE_FACTORS}, but has others; choose the "
             "safetensors weights."
         )
-    return {
-        "rope_type": "llama3",
-        "factor": scaling.factor,
-        "low_freq_factor": scaling.low_freq_factor,
-        "high_freq_factor": scaling.high_freq_factor,
-        "original_max_position_embeddings": scaling.original_max_position,
-    }
+    return write_scaling(scaling)

@@ -14,7 +14,7 @@ from atkd_jax.losses import validation
 from atkd_jax.losses.blocked import blocked, blocked_sum
 from atkd_jax.losses.decoupling import DecoupledTerms, decoupled_name
 from atkd_jax.losses.gate import NORMALIZERS, atkd_token_weights, hard_token_mask, hard_token_threshold
-from atkd_jax.losses.linear_inputs import Cut, Inputs, check_question, prepare
+from atkd_jax.losses.linear_inputs import Cut, Inputs, prepare
 from atkd_jax.losses.token_terms import Found, Question
 from atkd_jax.losses.varying import gathered, own_part, same_everywhere
 from atkd_jax.losses.vocabulary_blocks import Model
@@ -103,9 +103,9 @@ def linear_decoupled_terms(
     """
     function = "linear_decoupled_terms"
     question = _question(function, direction, divergence, beta, alpha)
-    check_question(function, implementation, question)
     inputs = prepare(
         function,
+        question,
         Model(student_hidden, student_head, student_bias),
         Model(teacher_hidden, teacher_head, teacher_bias),
         (student_softcap, teacher_softcap),
@@ -208,11 +208,11 @@ def linear_atkd(
     validation.choice("linear_atkd", "normalizer", normalizer, NORMALIZERS)
     hard_fraction = validation.fraction("linear_atkd", "hard_fraction", hard_fraction)
     easy_weight = validation.weight("linear_atkd", "easy_weight", easy_weight, largest=1.0)
-    check_question("linear_atkd", implementation, question)
     keep_logits = False if per_token else keep_logits
     cut = Cut(vocab_size, block_words, chunk_tokens, keep_logits, vocab_axis, token_axes, implementation)
     inputs = prepare(
         "linear_atkd",
+        question,
         Model(student_hidden, student_head, student_bias),
         Model(teacher_hidden, teacher_head, teacher_bias),
         (student_softcap, teacher_softcap),

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from atkd_jax.losses import pointwise, validation
 from atkd_jax.losses.blocked import blocked, blocked_sum
-from atkd_jax.losses.linear_inputs import Cut, Inputs, check_question, prepare
+from atkd_jax.losses.linear_inputs import Cut, Inputs, prepare
 from atkd_jax.losses.token_terms import Question
 from atkd_jax.losses.vocabulary_blocks import Model
 
@@ -102,16 +102,12 @@ def linear_divergence(
         targets = validation.needed(function, divergence, "targets", targets)
     else:
         question, term = Question(divergence, beta, alpha, has_targets=False), "divergence"
-        teacher_hidden = validation.needed(function, divergence, "teacher_hidden", teacher_hidden)
-        teacher = Model(
-            teacher_hidden, validation.needed(function, divergence, "teacher_head", teacher_head), teacher_bias
-        )
+        teacher = _teacher(function, divergence, teacher_hidden, teacher_head, teacher_bias)
         targets = None
-    check_question(function, implementation, question)
     keep_logits = False if per_token else keep_logits
     cut = Cut(vocab_size, block_words, chunk_tokens, keep_logits, vocab_axis, token_axes, implementation)
     softcaps = student_softcap, teacher_softcap
-    inputs = prepare(function, student, teacher, softcaps, targets, mask, temperature, cut)
+    inputs = prepare(function, question, student, teacher, softcaps, targets, mask, temperature, cut)
     counted_tokens = jnp.sum(inputs.mask).astype(jnp.float32)
     if token_axes:
         counted_tokens = jax.lax.psum(counted_tokens, token_axes)
@@ -177,7 +173,9 @@ def linear_target_log_prob(
     """
     function = "linear_target_log_prob"
     cut = Cut(vocab_size, block_words, chunk_tokens, False, vocab_axis, token_axes)
-    inputs = prepare(function, Model(hidden, head, bias), None, (softcap, None), targets, mask, temperature, cut)
+    inputs = prepare(
+        function, Question(), Model(hidden, head, bias), None, (softcap, None), targets, mask, temperature, cut
+    )
     found = blocked(inputs.plan, Question(), inputs.models, inputs.targets, inputs.counted)
     log_probs = jax.nn.log_sigmoid(inputs.known(inputs.shaped(found.student_margin)))
     return jnp.where(inputs.mask, log_probs, 0)
@@ -268,15 +266,11 @@ def linear_weighted_sum(
     student, teacher = Model(student_hidden, student_head, student_bias), None
     question = Question(plain=temperature != 1)
     if set(weights) != {"cross_entropy"}:
-        teacher_hidden = validation.needed(function, divergence, "teacher_hidden", teacher_hidden)
-        teacher = Model(
-            teacher_hidden, validation.needed(function, divergence, "teacher_head", teacher_head), teacher_bias
-        )
+        teacher = _teacher(function, divergence, teacher_hidden, teacher_head, teacher_bias)
         question = Question(divergence, beta, alpha, decoupled, plain=temperature != 1)
     softcaps = student_softcap, teacher_softcap
-    check_question(function, implementation, question)
     cut = Cut(vocab_size, block_words, chunk_tokens, keep_logits, vocab_axis, token_axes, implementation)
-    inputs = prepare(function, student, teacher, softcaps, targets, mask, temperature, cut)
+    inputs = prepare(function, question, student, teacher, softcaps, targets, mask, temperature, cut)
     for name, weight in weights.items():
         validation.weights(function, name, weight, inputs.mask.shape)
     return _total(question, inputs, weights)
@@ -313,3 +307,8 @@ def _is_decoupled(function: str, weights: Mapping[str, jax.Array]) -> bool:
             "is made of the parts"
         )
     return bool(names & _PARTS)
+
+
+def _teacher(function: str, divergence: str, hidden, head, bias) -> Model:
+    hidden = validation.needed(function, divergence, "teacher_hidden", hidden)
+    return Model(hidden, validation.needed(function, divergence, "teacher_head", head), bias)

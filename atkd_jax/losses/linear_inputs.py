@@ -79,6 +79,7 @@ class Inputs(NamedTuple):
 
 def prepare(
     function: str,
+    question: Question,
     student: Model,
     teacher: Model | None,
     softcaps: tuple[float | None, float | None],
@@ -91,8 +92,9 @@ def prepare(
 
     Raises:
       TypeError: an array has a wrong type.
-      ValueError: shapes do not fit, or a number is out of range.
+      ValueError: shapes do not fit, a number is out of range, or the implementation has no answer to the question.
     """
+    _check_question(function, cut.implementation, question)
     leading = jnp.shape(student.hidden)[:-1]
     models: list[Model] = []
     given: tuple[tuple[str, Model | None], ...] = (("student", student), ("teacher", teacher))
@@ -157,7 +159,7 @@ def _plan(function: str, models: list[Model], softcaps, temperature, cut: Cut) -
     return Plan(words, block_words, chunk_tokens, scale, caps, *axes, cut.implementation), bool(keep)
 
 
-def check_question(function: str, implementation: str, question: Question) -> None:
+def _check_question(function: str, implementation: str, question: Question) -> None:
     """Raises ValueError where the implementation is unknown or has no answer to the question."""
     validation.choice(function, "implementation", implementation, IMPLEMENTATIONS)
     if implementation != "pallas":

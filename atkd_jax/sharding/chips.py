@@ -74,7 +74,7 @@ def topology_devices(name: str) -> list[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise InputError(
             "plan compiles with the TPU's own compiler, which is not installed here; install it with "
-            "`pip install 'atkd-jax[tpu-plan]'` (Linux on x86-64, about 200 MB; no TPU is needed)"
+            "`pip install 'atkd-jax[tpu-plan]'` (Linux on x86-64, about 700 MB on disk; no TPU is needed)"
         )
     # What libtpu would otherwise ask the metadata server of a TPU machine for.
     cores = chip.cores

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from atkd_jax.sharding.chips import CHIPS
+
 # Dense bfloat16 operations per second of one jax device, by its `device_kind`, from the vendors' data sheets. A device
 # is a chip, but one of two cores on TPU v2, v3 and 7x.
 _KNOWN = {
@@ -16,12 +18,9 @@ _KNOWN = {
     "TPU v3": 61.5e12,
     "TPU v4": 275e12,
     "TPU v4 lite": 138e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
+    **dict.fromkeys(("TPU v5 lite", "TPU v5e"), CHIPS["v5e"].flops_per_second),
+    **dict.fromkeys(("TPU v5", "TPU v5p"), CHIPS["v5p"].flops_per_second),
+    **dict.fromkeys(("TPU v6 lite", "TPU v6e"), CHIPS["v6e"].flops_per_second),
     "TPU7x": 1153.5e12,
     "Tesla V100-SXM2-16GB": 125e12,
     "Tesla V100-SXM2-32GB": 125e12,

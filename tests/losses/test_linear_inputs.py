@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from atkd_jax.losses.linear_inputs import Cut, prepare
+from atkd_jax.losses.token_terms import Question
 from atkd_jax.losses.vocabulary_blocks import Model
 
 
@@ -10,7 +11,9 @@ def inputs(vocabulary=6, targets=(0, 5, -1, 6), mask=(True, True, False, True), 
     model = Model(jnp.ones((4, 2)), jnp.zeros((2, vocabulary)), None)
     choices = {"vocab_size": 6, "block_words": 4, "chunk_tokens": None, "keep_logits": None}
     plan = Cut(**(choices | cut), vocab_axis=None, token_axes=())
-    return prepare("f", model, model, (None, None), jnp.array(targets), jnp.array(mask), 1.0, plan)
+    return prepare(
+        "f", Question("forward_kl"), model, model, (None, None), jnp.array(targets), jnp.array(mask), 1.0, plan
+    )
 
 
 def test_counted_tokens_come_first_and_others_are_made_harmless():

@@ -106,14 +106,6 @@ def test_the_buffer_is_in_the_state():
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.fixture(scope="module")
-def examples(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
-    lines = [{"prompt": f"Add {a} to x.", "response": f"def add(x):\n    return x + {a}\n"} for a in range(40)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
-
-
 @pytest.fixture
 def config(tmp_path, tiny_teacher_directory, examples):
     def make(name, rollout, *, steps=4, every=100, **groups):

@@ -18,17 +18,13 @@ PRUNED = {"layers": 2, "layer_choice": "block_influence", "mlp_width": 24, "kv_h
 
 
 @pytest.fixture
-def config(tmp_path, tiny_teacher_directory):
-    lines = [{"prompt": f"Add {a} to x.", "response": f"def add(x):\n    return x + {a}\n"} for a in range(40)]
-    pairs = tmp_path / "pairs.jsonl"
-    pairs.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
+def config(tmp_path, tiny_teacher_directory, examples):
     def make(*, run_dir="run", steps=4, teacher=None, **changes):
         tree = {
             "run_dir": tmp_path / run_dir,
             "teacher": {"model": str(tiny_teacher_directory), **(teacher or {})},
             "student": {"layers": 2},
-            "data": {"source": str(pairs), "sequence_length": 64},
+            "data": {"source": str(examples), "sequence_length": 64},
             "training": {"steps": 4, "batch_size": 8},
             "optimizer": {"learning_rate": 1e-2, "warmup_steps": 0},
             "checkpoint": {"every_steps": 2},
