@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,11 +25,23 @@ class EncodedExample:
         loss_mask: bool [length], true where the token is a target: in the response and at its closing token. Never at
             the first token of all, which no earlier token of the example could predict.
         truncated: whether the end was cut off.
+        number: of the example in the data; -1 where it is in none.
     """
 
     tokens: np.ndarray
     loss_mask: np.ndarray
     truncated: bool
+    number: int = -1
+
+    @property
+    def targets(self) -> np.ndarray:
+        """The tokens that are to be predicted, int32 [targets]."""
+        return self.tokens[self.loss_mask]
+
+    @property
+    def checksum(self) -> int:
+        """A checksum of the tokens and the mask."""
+        return zlib.crc32(self.loss_mask.tobytes(), zlib.crc32(self.tokens.tobytes()))
 
 
 class EncodedExamples:
@@ -91,7 +104,7 @@ class EncodedExamples:
             return None
         tokens = np.asarray([*prompt, *response][: self._sequence_length], np.int32)
         loss_mask = np.arange(len(tokens)) >= max(len(prompt), 1)
-        return EncodedExample(tokens, loss_mask, is_overlong) if loss_mask.any() else None
+        return EncodedExample(tokens, loss_mask, is_overlong, index) if loss_mask.any() else None
 
     def _require_use(self) -> None:
         usable = False

@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+
+from atkd_jax.data.packed_numbers import LOG_PROB_STEP, distinct
+from atkd_jax.data.signal_format import EXACT, SignalFormat
+from atkd_jax.errors import InputError
+
+TOKENS, VOCAB = 7, 500
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    """Distributions from flat to sure, the targets among the likeliest or not, in float64."""
+    rng = np.random.default_rng(3)
+    logits = rng.normal(size=(TOKENS, VOCAB)) * np.linspace(0.1, 14.0, TOKENS)[:, None]
+    log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    targets = np.where(np.arange(TOKENS) % 2, log_probs.argmax(axis=1), rng.integers(0, VOCAB, TOKENS))
+    rest = log_probs.copy()
+    rest[np.arange(TOKENS), targets] = -np.inf
+    log_uncertainty = np.log(np.exp(rest).sum(axis=1))
+    rest -= log_uncertainty[:, None]
+    entropy = -np.sum(np.exp(rest) * np.maximum(rest, -1e30), axis=1)
+    exact = (log_probs[np.arange(TOKENS), targets], log_uncertainty, entropy)
+    return targets, log_probs, {name: value.astype(np.float32) for name, value in zip(EXACT, exact, strict=True)}
+
+
+def top_k(teacher, k):
+    _, log_probs, exact = teacher
+    ids = np.argsort(-log_probs, axis=1)[:, :k]
+    kept = np.take_along_axis(log_probs, ids, axis=1)
+    rest_mass = 1 - np.exp(kept).sum(axis=1)
+    return {**exact, "ids": ids, "log_probs": kept, "log_rest_mass": np.log(rest_mass).astype(np.float32)}
+
+
+def there_and_back(form, arrays, targets):
+    data = form.encode(arrays)
+    return data, form.decode(data, targets)
+
+
+@pytest.mark.parametrize("k", [1, 8, 128])
+def test_the_likeliest_come_back_within_the_stated_bound_and_the_rest_exactly(teacher, k):
+    targets, _, exact = teacher
+    arrays = top_k(teacher, k)
+    data, found = there_and_back(SignalFormat("top_k", VOCAB, k=k), arrays, targets)
+    assert len(data) == TOKENS * (16 + 4 * k)
+    for name in (*exact, "log_rest_mass"):
+        np.testing.assert_array_equal(found[name], arrays[name])
+    np.testing.assert_array_equal(found["ids"], arrays["ids"])
+    np.testing.assert_allclose(found["log_probs"], arrays["log_probs"], rtol=0, atol=LOG_PROB_STEP + 1e-6)
+
+
+def test_the_decoded_distribution_adds_up_to_one_and_has_the_exact_target(teacher):
+    targets, _, exact = teacher
+    found = there_and_back(SignalFormat("top_k", VOCAB, k=64), top_k(teacher, 64), targets)[1]
+    total = np.exp(found["log_probs"].astype(np.float64)).sum(axis=1) + np.exp(found["log_rest_mass"])
+    np.testing.assert_allclose(total, 1.0, rtol=0, atol=3e-7)
+    rows, columns = np.nonzero(found["ids"] == targets[:, None])
+    assert len(rows) >= 3
+    np.testing.assert_array_equal(found["log_probs"][rows, columns], exact["target_log_prob"][rows])
+
+
+def test_fewer_entries_than_k_stay_fewer(teacher):
+    arrays = top_k(teacher, 8)
+    arrays["ids"][:, 5:], arrays["log_probs"][:, 5:] = -1, -np.inf
+    found = there_and_back(SignalFormat("top_k", VOCAB, k=8), arrays, teacher[0])[1]
+    np.testing.assert_array_equal(found["ids"], arrays["ids"])
+    assert np.isneginf(found["log_probs"][:, 5:]).all()
+
+
+def test_draws_come_back_as_they_were(teacher):
+    ids, counts = distinct(np.random.default_rng(0).integers(0, 30, (TOKENS, 50)).astype(np.int32))
+    form = SignalFormat("rest_sample", VOCAB, draws=50)
+    data, found = there_and_back(form, {**teacher[2], "ids": ids, "counts": counts}, teacher[0])
+    np.testing.assert_array_equal(found["ids"], ids)
+    np.testing.assert_array_equal(found["counts"], counts)
+    assert len(data) == TOKENS * 13 + 3 * (counts > 0).sum()
+    form = SignalFormat("top_k", VOCAB, k=8, tail_draws=50)
+    found = there_and_back(form, top_k(teacher, 8) | {"tail_ids": ids, "tail_counts": counts}, teacher[0])[1]
+    np.testing.assert_array_equal(found["tail_ids"], ids)
+    np.testing.assert_array_equal(found["tail_counts"], counts)
+
+
+@pytest.mark.parametrize(("hidden_type", "bytes_each"), [("float32", 4), ("bfloat16", 2), ("int8", 1)])
+def test_hidden_states_come_back_in_their_type(teacher, hidden_type, bytes_each):
+    form = SignalFormat("hidden", VOCAB, width=24, hidden_type=hidden_type)
+    dtype = form.shapes()["hidden"][1]
+    hidden = (np.random.default_rng(0).normal(size=(TOKENS, 24)) * 40).astype(dtype)
+    scale = np.linspace(0.1, 1, TOKENS).astype(np.float32)
+    arrays = {**teacher[2], "hidden": hidden} | ({"scale": scale} if hidden_type == "int8" else {})
+    data, found = there_and_back(form, arrays, teacher[0])
+    assert len(data) == TOKENS * (12 + 24 * bytes_each + (4 if hidden_type == "int8" else 0))
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_a_vocabulary_of_128256_words_costs_less_than_four_and_a_half_bytes_an_entry():
+    form = SignalFormat("top_k", 128_256, k=256)
+    arrays = {name: np.zeros(100, np.float32) for name in (*EXACT, "log_rest_mass")}
+    arrays |= {"ids": np.full((100, 256), 128_255), "log_probs": np.full((100, 256), -5.5)}
+    data = form.encode(arrays)
+    assert len(data) / 100 / 256 == 4.125 + 16 / 256
+    np.testing.assert_array_equal(form.decode(data, np.zeros(100, np.int32))["ids"], arrays["ids"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"kind": "top_k", "k": 257}, r"cache.k must be from 1 to 256 for this teacher's vocabulary, but 257 came"),
+        ({"kind": "top_k", "k": 8, "tail_draws": 256}, r"cache.tail_draws must be from 0 to 255 .* but 256 came"),
+        ({"kind": "rest_sample"}, r"cache.draws must be from 1 to 255 .* but 0 came"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(given, message):
+    with pytest.raises(InputError, match=message):
+        SignalFormat(vocab_size=VOCAB, **given)
