@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from atkd_jax.config_machines import DistributedConfig, MeshConfig, ProfileConfig
+from atkd_jax.config_neighbours import InstanceWeightingConfig
 from atkd_jax.config_node import Dtype, Node, UserPath
 
 
@@ -179,6 +180,7 @@ class ObjectiveConfig(Node):
     cross_entropy_weight: float = Field(
         default=0.0, ge=0, le=1, description="Mixes the data's own cross-entropy in: w CE + (1 - w) distillation."
     )
+    instance_weighting: InstanceWeightingConfig = InstanceWeightingConfig()
 
     @model_validator(mode="after")
     def _has_one_divergence(self) -> ObjectiveConfig:
@@ -191,6 +193,7 @@ class ObjectiveConfig(Node):
 
     @model_validator(mode="after")
     def _goes_with_its_name(self) -> ObjectiveConfig:
+        self.instance_weighting.require_place_in(self.name, cross_entropy_weight=self.cross_entropy_weight)
         if self.name.startswith("minillm") and self.cross_entropy_weight:
             raise ValueError(
                 f"objective.name={self.name} has a loss of its own on the data's text, but "
@@ -366,6 +369,11 @@ class Config(Node):
 
     @model_validator(mode="after")
     def _rolls_out_unpacked_rows(self) -> Config:
+        if self.rollout.author != "data" and self.objective.instance_weighting.is_on:
+            raise ValueError(
+                f"objective.instance_weighting is by the teacher's loss on the data's text, but rollout.author="
+                f"{self.rollout.author} writes other text; set it to data, or leave k_start and k_end out"
+            )
         if self.rollout.author != "data" and self.data.packing:
             raise ValueError(
                 f"rollout.author={self.rollout.author} writes one response a row, but data.packing=true puts several "

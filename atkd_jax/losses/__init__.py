@@ -35,6 +35,12 @@ From text that a model wrote, one value per token, `[..., T]`:
     clipped_surrogate                    PPO's loss
     single_step_reverse_kl               the part of the policy gradient that needs no sample
 
+One value per example, whatever the losses are:
+
+    instance_weights, instance_steepness AdaKD's share of distillation, and its schedule
+    instance_weighted                    alpha KD + (1 - alpha) task
+    example_means, example_token_counts  from a loss per token to one per example, where examples share rows
+
 Arrays are passed by keyword, so that student and teacher cannot be swapped unseen. Results are float32, or float64
 where an input is; a bfloat16 input is widened inside.
 """
@@ -50,6 +56,13 @@ from atkd_jax.losses.divergences import (
     total_variation,
 )
 from atkd_jax.losses.gate import atkd_token_weights, hard_token_mask, hard_token_threshold
+from atkd_jax.losses.instance_weights import (
+    example_means,
+    example_token_counts,
+    instance_steepness,
+    instance_weighted,
+    instance_weights,
+)
 from atkd_jax.losses.linear import linear_atkd, linear_decoupled_terms
 from atkd_jax.losses.linear_divergence import linear_divergence, linear_target_log_prob, linear_weighted_sum
 from atkd_jax.losses.mean_divergence import mean_divergence
@@ -76,11 +89,16 @@ __all__ = [
     "decoupled_terms",
     "discounted_returns",
     "diversity_kd",
+    "example_means",
+    "example_token_counts",
     "forward_kl",
     "generalized_jsd",
     "hard_token_mask",
     "hard_token_threshold",
     "importance_weights",
+    "instance_steepness",
+    "instance_weighted",
+    "instance_weights",
     "linear_atkd",
     "linear_decoupled_terms",
     "linear_divergence",

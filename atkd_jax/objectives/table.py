@@ -7,21 +7,25 @@ import jax.numpy as jnp
 
 from atkd_jax import losses
 from atkd_jax.config import ObjectiveConfig
+from atkd_jax.objectives.instance_weighting import weighted_by_instance
 from atkd_jax.objectives.minillm import PRESETS, minillm
 from atkd_jax.objectives.weighting import Divergence, Objective, Weighting, mean_weights
 
 
-def make_objective(config: ObjectiveConfig, *, teacher_weight: float = 0.0) -> Objective:
+def make_objective(config: ObjectiveConfig, *, teacher_weight: float = 0.0, steps: int = 1) -> Objective:
     """Returns the objective that the config names, with the data's cross-entropy mixed in as it says.
 
     Args:
       config: The objective.
       teacher_weight: The teacher's share in writing each token, for objectives that weigh text by who wrote it.
+      steps: Optimizer steps of the whole run, for weights that follow a schedule.
     """
     if config.name in PRESETS:
         return minillm(config, teacher_weight=teacher_weight, on_data=make_objective(PRESETS[config.name].on_data))
     config = _adapted(config) if config.adaptive else config
     make = OBJECTIVES.get(config.name, _mean_divergence)
+    if config.instance_weighting.is_on:
+        return weighted_by_instance(make(config), config.instance_weighting, steps=steps)
     return _mixed_with_cross_entropy(make(config), config.cross_entropy_weight)
 
 

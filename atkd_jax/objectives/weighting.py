@@ -53,6 +53,7 @@ class Objective(NamedTuple):
       needs_teacher_probability: whether `weighting` reads its first argument. Where it does not, the teacher's pass
         may leave it out.
       needs_student_probability: whether `weighting` takes the student's log p(target) as a third argument.
+      needs_examples: whether `weighting` also takes `segment_ids`, `[...]`, and `step`, the optimizer's, by name.
       on_data: what the tokens of the data's own text are learned by, where this objective is for written text alone.
     """
 
@@ -60,6 +61,7 @@ class Objective(NamedTuple):
     divergence: Divergence
     needs_teacher_probability: bool
     needs_student_probability: bool = False
+    needs_examples: bool = False
     on_data: "Objective | None" = None
 
 

@@ -19,6 +19,7 @@ from atkd_jax.sharding.chips import Chip
 from atkd_jax.sharding.compiled_cost import StepCost, step_cost
 from atkd_jax.sharding.compiled_text import Instruction, Program, Run, parse_program, runs, trip_count
 from atkd_jax.training.compiled_step import jitted_train_step, require_even_batch
+from atkd_jax.training.instance_threshold import Threshold, with_threshold
 from atkd_jax.training.optimizer import make_optimizer
 from atkd_jax.training.placement import state_shardings
 from atkd_jax.training.state import initial_state
@@ -133,6 +134,8 @@ def _abstract_step(config: Config, shapes: Shapes, meshes: Meshes) -> tuple[Any,
     """Returns the jitted step, the shapes of its arguments, and what they take on one device."""
     teacher, teacher_params = _abstract_model(shapes.teacher, config.teacher.dtype, config.teacher.dtype, "none")
     student, params = _abstract_model(shapes.student, config.training.dtype, "float32", config.training.remat)
+    if config.objective.instance_weighting.is_on:
+        config = with_threshold(config, Threshold(0.0, 0))  # A constant of the program, whatever its value.
     optimizer = make_optimizer(config.optimizer, steps=config.training.steps)
     state = jax.eval_shape(lambda params: initial_state(params, optimizer=optimizer, seed=0), params)
     of_state = state_shardings(params, mesh=meshes.student, optimizer=optimizer)

@@ -52,6 +52,7 @@ def jitted_train_step(
         objective=make_objective(
             config.objective,
             teacher_weight=config.rollout.teacher_weight if config.rollout.author == "mixed" else 0.0,
+            steps=config.training.steps,
         ),
         optimizer=optimizer,
         vocab_size=vocab_size,

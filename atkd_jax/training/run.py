@@ -33,6 +33,7 @@ from atkd_jax.sharding import (
 from atkd_jax.teachers import LoadedTeacher, load_teacher, teacher_signal
 from atkd_jax.training.checkpoints import Checkpoints
 from atkd_jax.training.compiled_step import jitted_train_step, require_even_batch
+from atkd_jax.training.instance_threshold import with_threshold
 from atkd_jax.training.loop import LoopSettings, Outcome, run_loop
 from atkd_jax.training.metrics import MetricsWriter, NoMetrics
 from atkd_jax.training.optimizer import make_optimizer
@@ -89,6 +90,7 @@ def train(
     batches = open_batches(config, teacher.tokenizer, mesh)
     opened = partial(open_batches, config, teacher.tokenizer, mesh)
     start = prepare_start(config, teacher, meshes=meshes, open_batches=opened, report=report)
+    config = config if start.threshold is None else with_threshold(config, start.threshold)
     models, state, optimizer = _prepare(config, mesh, teacher, start)
     if config.rollout.author != "data":
         batches = _with_rollouts(config, batches, meshes, models, teacher.tokenizer)

@@ -16,6 +16,7 @@ from atkd_jax.models import Decoder, Pruning
 from atkd_jax.sharding import Meshes
 from atkd_jax.teachers import LoadedTeacher, Quantization, quantize_teacher
 from atkd_jax.training.calibration import first_batches, measured_pruning, read_pruning, write_pruning
+from atkd_jax.training.instance_threshold import Threshold, measured_threshold, read_threshold
 from atkd_jax.training.placement import placing_on
 from atkd_jax.training.reading import has_checkpoint
 from atkd_jax.training.shared_batches import SharedBatches
@@ -31,11 +32,13 @@ class Start(NamedTuple):
         student: Its weights on the default device.
         pruning: What was chosen of the teacher by data just now, with the figures behind it; None if nothing was.
         quantization: How the teacher was stored; None if it is in float.
+        threshold: Of AdaKD, measured now or when the run began; None where there is none to measure.
     """
 
     student: Decoder
     pruning: tuple[Pruning, dict[str, object]] | None
     quantization: Quantization | None
+    threshold: Threshold | None
 
     def write(self, run_dir: Path) -> None:
         """Keeps what was measured in the run directory; the first process does."""
@@ -47,6 +50,8 @@ class Start(NamedTuple):
         if self.quantization is not None:
             text = json.dumps(self.quantization._asdict(), indent=2)
             (run_dir / QUANTIZATION_NAME).write_text(text + "\n", encoding="utf-8")
+        if self.threshold is not None:
+            self.threshold.write(run_dir)
 
 
 def prepare_start(
@@ -98,16 +103,27 @@ def prepare_start(
         cache_dir=config.cache_dir,
         place=placing_on(meshes.student),
     )
-    if config.teacher.quantize is None:
-        return Start(student, measured, None)
-    quantization = quantize_teacher(
-        teacher.model,
-        config.teacher.quantize,
-        batch=batches[0],
-        vocab_size=len(teacher.tokenizer),
-        chunk_tokens=config.training.chunk_tokens,
-        place=placing_on(meshes.teacher),
-        mesh=meshes.teacher,
-    )
-    report(quantization.sentence())
-    return Start(student, measured, quantization)
+    quantization = None
+    if config.teacher.quantize is not None:
+        quantization = quantize_teacher(
+            teacher.model,
+            config.teacher.quantize,
+            batch=batches[0],
+            vocab_size=len(teacher.tokenizer),
+            chunk_tokens=config.training.chunk_tokens,
+            place=placing_on(meshes.teacher),
+            mesh=meshes.teacher,
+        )
+        report(quantization.sentence())
+    return Start(student, measured, quantization, _threshold(config, teacher, meshes=meshes, report=report))
+
+
+def _threshold(
+    config: Config, teacher: LoadedTeacher, *, meshes: Meshes, report: Callable[[str], None]
+) -> Threshold | None:
+    weighting = config.objective.instance_weighting
+    if not weighting.is_on or weighting.threshold is not None:
+        return None
+    if has_checkpoint(config.run_dir / "checkpoints"):
+        return read_threshold(config.run_dir)
+    return measured_threshold(config, teacher, meshes=meshes, report=report)

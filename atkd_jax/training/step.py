@@ -71,7 +71,8 @@ def make_train_step(
         known = [signal.target_log_probs]
         if objective.needs_student_probability:
             known.append(asked(student, state.params, mesh=mesh, with_target_log_probs=True).target_log_probs)
-        lessons = _lessons(objective, known, mask, is_written)
+        about = {"segment_ids": parts["segment_ids"], "step": state.step} if objective.needs_examples else {}
+        lessons = _lessons(objective, known, mask, is_written, about)
         teaching = nnx.merge(teacher, teacher_params)
         teacher_head = teaching.head_matrix()
 
@@ -119,10 +120,14 @@ def _added_up(lessons: list[_Lesson], shares: list[tuple[jax.Array, Metrics]]) -
 
 
 def _lessons(
-    objective: Objective, known: list[jax.Array], mask: jax.Array, is_written: jax.Array | None
+    objective: Objective,
+    known: list[jax.Array],
+    mask: jax.Array,
+    is_written: jax.Array | None,
+    about: dict[str, jax.Array],
 ) -> list[_Lesson]:
     if objective.on_data is None or is_written is None:
-        return [_Lesson(objective, mask, objective.weighting(known[0], mask, *known[1:]), "")]
+        return [_Lesson(objective, mask, objective.weighting(known[0], mask, *known[1:], **about), "")]
     written, rest = mask & is_written, mask & ~is_written
     on_data = objective.on_data
     return [

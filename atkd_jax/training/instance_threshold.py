@@ -1,0 +1,153 @@
+"""AdaKD's threshold: the teacher's mean loss over the training data, from one pass before the first step."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from atkd_jax import losses
+from atkd_jax.config import Config
+from atkd_jax.data import EvaluationBatches, evaluation_batches, open_source, spaced_examples
+from atkd_jax.errors import InputError
+from atkd_jax.models import Decoder
+from atkd_jax.objectives import next_token_targets
+from atkd_jax.sharding import Meshes, replicated, row_sharding, row_share, shard_batch
+from atkd_jax.teachers import LoadedTeacher, teacher_signal
+from atkd_jax.training.shared_directory import turn_on_this_host
+
+THRESHOLD_NAME = "instance_weighting.json"
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Threshold(NamedTuple):
+    """The mean over examples of the teacher's mean loss on their counted tokens, in nats per token, and of how many."""
+
+    threshold: float
+    examples: int
+
+    def sentence(self) -> str:
+        """Returns the figures in words."""
+        return (
+            f"The teacher's mean loss is {self.threshold:.4f} nats per token over {self.examples:,} examples: the "
+            "threshold of objective.instance_weighting."
+        )
+
+    def write(self, run_dir: Path) -> None:
+        """Keeps them in the run directory."""
+        (run_dir / THRESHOLD_NAME).write_text(json.dumps(self._asdict()) + "\n", encoding="utf-8")
+
+
+def with_threshold(config: Config, threshold: Threshold) -> Config:
+    """Returns the config with what was measured in it, as every checkpoint keeps it."""
+    weighting = config.objective.instance_weighting.model_copy(update={"threshold": threshold.threshold})
+    objective = config.objective.model_copy(update={"instance_weighting": weighting})
+    return config.model_copy(update={"objective": objective})
+
+
+def read_threshold(run_dir: Path) -> Threshold:
+    """Returns what was measured when the run started.
+
+    Raises:
+        InputError: if the run directory does not say.
+    """
+    file = run_dir / THRESHOLD_NAME
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return Threshold(float(found["threshold"]), int(found["examples"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{file} must hold the threshold that the run was started with, but cannot be read ({error}); take it from "
+            "where the run was started, or give it as objective.instance_weighting.threshold."
+        ) from None
+
+
+def measured_threshold(
+    config: Config, teacher: LoadedTeacher, *, meshes: Meshes, report: Callable[[str], None]
+) -> Threshold:
+    """Returns the threshold, measured on the training split; every process must call it.
+
+    Args:
+        config: The run.
+        teacher: As it will teach, on its mesh.
+        meshes: How the devices are arranged for each model.
+        report: Is told, every ten seconds, how far the pass has come, and what was found.
+
+    Raises:
+        InputError: if the teacher's loss is not finite.
+    """
+    batches = list(_batches(config, teacher.tokenizer, meshes.student))
+    step = _compiled_step(teacher.model, vocab_size=len(teacher.tokenizer), mesh=meshes.teacher)
+    by_rows = row_sharding(meshes.teacher)
+    sums = np.zeros(2, np.float64)
+    for batch in _told(batches, report):
+        sums += np.asarray(step(jax.device_put(shard_batch(meshes.student, batch), by_rows)), np.float64)
+    found = Threshold(float(sums[0] / sums[1]), round(sums[1]))
+    if not math.isfinite(found.threshold):
+        raise InputError(
+            "The teacher's mean loss over data.train_split must be finite, but it gives some of the data's tokens no "
+            "probability at all; leave those examples out, or set objective.instance_weighting.threshold"
+        )
+    report(found.sentence())
+    return found
+
+
+def _batches(config: Config, tokenizer: Any, mesh: Mesh) -> EvaluationBatches:
+    with turn_on_this_host(config.cache_dir):
+        examples = open_source(config.data.source, split=config.data.train_split, cache_dir=config.cache_dir)
+    share = row_share(mesh)
+    return evaluation_batches(
+        spaced_examples(examples, config.objective.instance_weighting.threshold_examples),
+        tokenizer,
+        template=config.data.template,
+        sequence_length=config.data.sequence_length,
+        batch_size=config.training.batch_size // config.training.microbatches,
+        packing=config.data.packing,
+        overlong=config.data.overlong,
+        process_index=share.index,
+        process_count=share.count,
+    )
+
+
+def _compiled_step(model: Decoder, *, vocab_size: int, mesh: Mesh) -> Callable[[dict[str, jax.Array]], jax.Array]:
+    graphdef, params = nnx.split(model)
+
+    def step(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
+        """Returns the sum over examples of the teacher's mean loss, and their number."""
+        targets, mask = next_token_targets(
+            tokens=batch["tokens"], segment_ids=batch["segment_ids"], loss_mask=batch["loss_mask"]
+        )
+        signal = teacher_signal(
+            graphdef,
+            params,
+            batch={name: batch[name][None] for name in ("tokens", "positions", "segment_ids")},
+            targets=targets[None],
+            mask=mask[None],
+            vocab_size=vocab_size,
+            with_target_log_probs=True,
+            mesh=mesh,
+        )
+        counts = losses.example_token_counts(mask=mask, segment_ids=batch["segment_ids"])
+        share = jnp.where(mask, 1 / jnp.maximum(counts, 1), 0)
+        return jnp.stack([jnp.sum(jnp.where(mask, -signal.target_log_probs[0], 0) * share), jnp.sum(share)])
+
+    compiled = jax.jit(step, out_shardings=replicated(mesh))
+    return lambda batch: compiled(params, batch)
+
+
+def _told(batches: list[Any], report: Callable[[str], None]) -> Iterable[Any]:
+    last = time.monotonic()
+    for done, batch in enumerate(batches):
+        yield batch
+        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            report(f"measuring the teacher's mean loss: batch {done + 1} of {len(batches)}")
