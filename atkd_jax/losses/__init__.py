@@ -26,6 +26,16 @@ From hidden states and heads, never building `[tokens, vocab]`:
     linear_weighted_sum                  for weights that are known beforehand, with the gradient formed going forward
     linear_target_log_prob               what the gate needs of the teacher
 
+From a few words a token in place of the teacher, as they are kept on disk:
+
+    top_k_signal, rest_sample            what to keep: TopKSignal (and TailSample), RestSample
+    sparse_divergence, sparse_decoupled_divergence
+                                         per token, from the student's logits
+    sparse_atkd, sparse_decoupled_kd     over a batch
+    sparse_linear_divergence, sparse_linear_atkd, sparse_linear_weighted_sum, sparse_linear_decoupled_terms
+                                         the same from hidden states and head
+    sparse_form                          which of them is exact, unbiased or a lower bound
+
 From text that a model wrote, one value per token, `[..., T]`:
 
     mixed_log_probs                      a teacher that takes part in writing
@@ -73,11 +83,37 @@ from atkd_jax.losses.policy import (
     single_step_reverse_kl,
 )
 from atkd_jax.losses.returns import discounted_returns, reverse_kl_rewards, whitened
+from atkd_jax.losses.sparse import (
+    RestSample,
+    SparseForm,
+    SparseSignal,
+    TailSample,
+    TopKSignal,
+    sparse_form,
+)
+from atkd_jax.losses.sparse_builders import rest_sample, top_k_signal
+from atkd_jax.losses.sparse_divergence import (
+    sparse_atkd,
+    sparse_decoupled_divergence,
+    sparse_decoupled_kd,
+    sparse_divergence,
+)
+from atkd_jax.losses.sparse_linear import (
+    sparse_linear_atkd,
+    sparse_linear_decoupled_terms,
+    sparse_linear_divergence,
+    sparse_linear_weighted_sum,
+)
 from atkd_jax.losses.targets import cross_entropy, target_log_prob, teacher_uncertainty
 from atkd_jax.losses.whole_batch import atkd, atkd_diagnostics, decoupled_kd
 
 __all__ = [
     "DecoupledTerms",
+    "RestSample",
+    "SparseForm",
+    "SparseSignal",
+    "TailSample",
+    "TopKSignal",
     "adaptive_kl",
     "atkd",
     "atkd_diagnostics",
@@ -106,14 +142,25 @@ __all__ = [
     "linear_weighted_sum",
     "mean_divergence",
     "mixed_log_probs",
+    "rest_sample",
     "reverse_kl",
     "reverse_kl_rewards",
     "single_step_reverse_kl",
     "skewed_forward_kl",
     "skewed_reverse_kl",
+    "sparse_atkd",
+    "sparse_decoupled_divergence",
+    "sparse_decoupled_kd",
+    "sparse_divergence",
+    "sparse_form",
+    "sparse_linear_atkd",
+    "sparse_linear_decoupled_terms",
+    "sparse_linear_divergence",
+    "sparse_linear_weighted_sum",
     "target_kd",
     "target_log_prob",
     "teacher_uncertainty",
+    "top_k_signal",
     "total_variation",
     "uncertainty_weighted_kl",
     "whitened",

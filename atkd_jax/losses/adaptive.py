@@ -54,6 +54,11 @@ def uncertainty_weighted_kl(
     terms = decoupled_terms(
         student_logits=student_logits, teacher_logits=teacher_logits, targets=targets, temperature=temperature
     )
+    return weighted_by_uncertainty(terms, gamma)
+
+
+def weighted_by_uncertainty(terms: DecoupledTerms, gamma) -> jax.Array:
+    """Returns TKD + UNC^gamma * DKD, given the terms; gamma is checked."""
     log_uncertainty = terms.teacher_log_uncertainty
     # 0 * -inf is no number; where UNC is 0 there is no diversity to weigh.
     certain = log_uncertainty == -jnp.inf

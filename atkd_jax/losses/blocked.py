@@ -76,7 +76,7 @@ def _backward(plan: Plan, question: Question, residuals, cotangents: Found):
         return _gradient(question, facts, cotangents, chunk, totals)
 
     tokens = targets, facts, cotangents
-    by_first = _as_given(*over_chunks(plan, chunk, no_gradient(models[0]), models, counted, tokens), models[0])
+    by_first = as_given(*over_chunks(plan, chunk, no_gradient(models[0]), models, counted, tokens), models[0])
     return (by_first, *(None for _ in models[1:])), None, None
 
 
@@ -119,7 +119,7 @@ def _sum_forward(plan: Plan, question: Question, models: Models, targets, counte
 
     totals, results = over_chunks(plan, chunk, no_gradient(models[0]), models, counted, (targets, weights))
     found, by_weights, by_hidden = results
-    by_first = _as_given(totals, by_hidden, models[0])
+    by_first = as_given(totals, by_hidden, models[0])
     return (question.weighted(found, weights), found), (by_first, by_weights, models[1:])
 
 
@@ -136,7 +136,8 @@ _blocked_sum: Any = jax.custom_vjp(_sum_primal, nondiff_argnums=(0, 1))
 _blocked_sum.defvjp(_sum_forward, _sum_backward)
 
 
-def _as_given(totals: Model, by_hidden: jax.Array, model: Model) -> Model:
+def as_given(totals: Model, by_hidden: jax.Array, model: Model) -> Model:
+    """Returns the derivatives by head and bias with those by the hidden states, in the type of the latter."""
     return totals._replace(hidden=by_hidden.astype(model.hidden.dtype))
 
 

@@ -262,7 +262,7 @@ def linear_weighted_sum(
     function = "linear_weighted_sum"
     validation.choice(function, "divergence", divergence, pointwise.DIVERGENCES)
     beta, alpha = validation.fraction(function, "beta", beta), validation.fraction(function, "alpha", alpha)
-    decoupled = _is_decoupled(function, weights)
+    decoupled = is_decoupled(function, weights)
     student, teacher = Model(student_hidden, student_head, student_bias), None
     question = Question(plain=temperature != 1)
     if set(weights) != {"cross_entropy"}:
@@ -293,7 +293,12 @@ def _total(
     return (jax.lax.psum(total, axes) if axes else total), terms
 
 
-def _is_decoupled(function: str, weights: Mapping[str, jax.Array]) -> bool:
+def is_decoupled(function: str, weights: Mapping[str, jax.Array]) -> bool:
+    """Returns whether weights are on the two parts of a divergence and not on the whole.
+
+    Raises:
+      ValueError: a name is unknown, or both are weighted.
+    """
     names = set(weights)
     unknown = names - _PARTS - {"divergence", "cross_entropy"}
     if unknown or not names:

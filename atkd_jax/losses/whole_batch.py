@@ -92,12 +92,7 @@ def atkd(
     student, teacher, targets, mask = _checked("atkd", student_logits, teacher_logits, targets, mask)
     terms = _counted_terms("atkd", name, student, teacher, targets, mask, temperature, beta, alpha)
     terms = _at_temperature_one(terms, teacher, targets, mask, temperature)
-    log_probs = terms.teacher_target_log_prob
-    hard = hard_token_mask(target_log_probs=log_probs, mask=mask, hard_fraction=hard_fraction)
-    threshold = hard_token_threshold(target_log_probs=log_probs, mask=mask, hard_fraction=hard_fraction)
-    weights = atkd_token_weights(hard=hard, mask=mask, easy_weight=easy_weight, normalizer=normalizer)
-    diagnostics = atkd_diagnostics(terms=terms, hard=hard, mask=mask)
-    return jnp.sum(weighted_terms(terms, *weights)), diagnostics | {"uncertainty_threshold": threshold}
+    return gated(terms, mask, hard_fraction, easy_weight, normalizer)
 
 
 def decoupled_kd(
@@ -162,17 +157,7 @@ def decoupled_kd(
     diversity_weight = validation.weight("decoupled_kd", "diversity_weight", diversity_weight)
     student, teacher, targets, mask = _checked("decoupled_kd", student_logits, teacher_logits, targets, mask)
     terms = _counted_terms("decoupled_kd", name, student, teacher, targets, mask, temperature, beta, alpha)
-    dtype = terms.target_kd.dtype
-    share = mask.astype(dtype) / jnp.maximum(jnp.sum(mask), 1).astype(dtype)
-    weights = (jnp.asarray(weight, dtype) * share for weight in (target_weight, diversity_weight))
-    loss = jnp.sum(weighted_terms(terms, *weights))
-    diagnostics = {
-        "counted_tokens": jnp.sum(mask).astype(jnp.float32),
-        "uncertainty_mean": mean_of_group(jnp.exp(terms.teacher_log_uncertainty), mask),
-        "target_kd_mean": mean_of_group(terms.target_kd, mask),
-        "diversity_kd_mean": mean_of_group(terms.diversity_kd, mask),
-    }
-    return loss, diagnostics
+    return weighted_mean(terms, mask, target_weight, diversity_weight)
 
 
 def atkd_diagnostics(*, terms: DecoupledTerms, hard: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
@@ -256,6 +241,35 @@ def _at_temperature_one(terms: DecoupledTerms, teacher_logits, targets, mask, te
 
 def _without_uncounted(logits: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.where(mask[..., None], logits, 0)
+
+
+def gated(
+    terms: DecoupledTerms, mask: jax.Array, hard_fraction: float, easy_weight, normalizer: str
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns ATKD and its diagnostics, given every token's terms; the arguments are checked."""
+    log_probs = terms.teacher_target_log_prob
+    hard = hard_token_mask(target_log_probs=log_probs, mask=mask, hard_fraction=hard_fraction)
+    threshold = hard_token_threshold(target_log_probs=log_probs, mask=mask, hard_fraction=hard_fraction)
+    weights = atkd_token_weights(hard=hard, mask=mask, easy_weight=easy_weight, normalizer=normalizer)
+    diagnostics = atkd_diagnostics(terms=terms, hard=hard, mask=mask)
+    return jnp.sum(weighted_terms(terms, *weights)), diagnostics | {"uncertainty_threshold": threshold}
+
+
+def weighted_mean(
+    terms: DecoupledTerms, mask: jax.Array, target_weight, diversity_weight
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns Decoupled KD and its diagnostics, given every token's terms; the arguments are checked."""
+    dtype = terms.target_kd.dtype
+    share = mask.astype(dtype) / jnp.maximum(jnp.sum(mask), 1).astype(dtype)
+    weights = (jnp.asarray(weight, dtype) * share for weight in (target_weight, diversity_weight))
+    loss = jnp.sum(weighted_terms(terms, *weights))
+    diagnostics = {
+        "counted_tokens": jnp.sum(mask).astype(jnp.float32),
+        "uncertainty_mean": mean_of_group(jnp.exp(terms.teacher_log_uncertainty), mask),
+        "target_kd_mean": mean_of_group(terms.target_kd, mask),
+        "diversity_kd_mean": mean_of_group(terms.diversity_kd, mask),
+    }
+    return loss, diagnostics
 
 
 def weighted_terms(terms: DecoupledTerms, target_weight: jax.Array, diversity_weight: jax.Array) -> jax.Array:
