@@ -189,8 +189,8 @@ def test_means_over_ten_thousand_draws_are_the_dense_value_and_gradient(kind):
 
 def test_drawing_from_p_and_dropping_the_target_is_biased():
     off = deviations("from_p")
-    assert min(off["diversity_kd", part] for part in ("value", "gradient")) > 30
-    assert min(off["forward_kl", part] for part in ("value", "gradient")) > 30
+    assert min(off["diversity_kd", part] for part in ("value", "gradient")) > 10
+    assert min(off["forward_kl", part] for part in ("value", "gradient")) > 10
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
