@@ -20,7 +20,7 @@ def program(name):
 
 def test_every_example_is_run_here():
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert names == {"nnx_step", "linen_step", "equinox_step", "gradient_study"}
+    assert names == {"nnx_step", "linen_step", "equinox_step", "gradient_study", "adakd_speech"}
 
 
 @pytest.mark.parametrize("name", ["nnx_step", "linen_step", "equinox_step"])
@@ -53,3 +53,27 @@ def test_the_study_shows_the_damping(capsys):
     assert rows[0].damped_diversity_kd < 0.2 * rows[-1].damped_diversity_kd
     assert rows[0].diversity_kd > 0.5 * rows[-1].diversity_kd
     assert len(capsys.readouterr().out.splitlines()) == len(rows) + 1
+
+
+def test_the_speech_example_trains_its_three_recognisers(capsys):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        rates = program("adakd_speech")["main"](steps=8, recordings=32)
+    assert list(rates) == ["teacher", "untrained", "student, data alone", "student, AdaKD"]
+    # Trained a little, a recogniser first learns to hear next to nothing, which is an error for every letter.
+    assert rates["untrained"] > 1.5 > max(rates["student, data alone"], rates["student, AdaKD"])
+    assert "teacher's mean loss" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_speech_is_recognised_better_after_adakd(capsys):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax and flax are not ours.
+        rates = program("adakd_speech")["main"](steps=250, recordings=256)
+    # One that hears nothing makes an error for every letter.
+    assert rates["teacher"] < 0.7
+    assert rates["student, AdaKD"] < min(0.8, rates["student, data alone"])
+    assert capsys.readouterr().out.count("character error rate") == 4
+
+
+@pytest.mark.parametrize(("one", "other", "edits"), [("", "abc", 3), ("kitten", "sitting", 3), ("abc", "abc", 0)])
+def test_the_edit_distance(one, other, edits):
+    assert program("adakd_speech")["edit_distance"](list(one), list(other)) == edits
