@@ -51,6 +51,12 @@ One value per example, whatever the losses are:
     instance_weighted                    alpha KD + (1 - alpha) task
     example_means, example_token_counts  from a loss per token to one per example, where examples share rows
 
+From how alike the classes are, without a teacher:
+
+    class_means, similarity_rows, soft_labels
+                                         ReffAKD's soft labels, a row at a time
+    soft_label_loss                      (1 - a) CE + a T^2 D, per example
+
 Arrays are passed by keyword, so that student and teacher cannot be swapped unseen. Results are float32, or float64
 where an input is; a bfloat16 input is widened inside.
 """
@@ -83,6 +89,7 @@ from atkd_jax.losses.policy import (
     single_step_reverse_kl,
 )
 from atkd_jax.losses.returns import discounted_returns, reverse_kl_rewards, whitened
+from atkd_jax.losses.soft_labels import ClassMeans, class_means, similarity_rows, soft_label_loss, soft_labels
 from atkd_jax.losses.sparse import (
     RestSample,
     SparseForm,
@@ -108,6 +115,7 @@ from atkd_jax.losses.targets import cross_entropy, target_log_prob, teacher_unce
 from atkd_jax.losses.whole_batch import atkd, atkd_diagnostics, decoupled_kd
 
 __all__ = [
+    "ClassMeans",
     "DecoupledTerms",
     "RestSample",
     "SparseForm",
@@ -118,6 +126,7 @@ __all__ = [
     "atkd",
     "atkd_diagnostics",
     "atkd_token_weights",
+    "class_means",
     "clipped_surrogate",
     "cross_entropy",
     "decoupled_divergence",
@@ -145,9 +154,12 @@ __all__ = [
     "rest_sample",
     "reverse_kl",
     "reverse_kl_rewards",
+    "similarity_rows",
     "single_step_reverse_kl",
     "skewed_forward_kl",
     "skewed_reverse_kl",
+    "soft_label_loss",
+    "soft_labels",
     "sparse_atkd",
     "sparse_decoupled_divergence",
     "sparse_decoupled_kd",
