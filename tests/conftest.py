@@ -17,9 +17,10 @@ os.environ.setdefault("NPROC", "64")
 os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# Inherited by the processes that tests start, so that they too compile each program once.
+# Inherited by the processes that tests start, so that they too compile each program once. Tests compile thousands of
+# programs of a few milliseconds each, which together take longer than the large ones: all of them are kept.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import sys
 
