@@ -42,6 +42,8 @@ class OpenAIClient:
         first_wait_seconds: Before the second attempt.
         longest_wait_seconds: Between any two.
         max_in_flight: How many requests of `post_all` are under way at once.
+        requests_per_second: How many are sent in a second at most, those that are sent again among them, evenly spaced
+            over all threads; None sends them as they come.
         sleep: Waits so many seconds; if None, until that or until the client is closed.
 
     Raises:
@@ -58,6 +60,7 @@ class OpenAIClient:
         first_wait_seconds: float = 1.0,
         longest_wait_seconds: float = 60.0,
         max_in_flight: int = 8,
+        requests_per_second: float | None = None,
         sleep: Callable[[float], object] | None = None,
     ):
         if not base_url.startswith(("http://", "https://")):
@@ -68,6 +71,8 @@ class OpenAIClient:
         for name, value in (("attempts", attempts), ("max_in_flight", max_in_flight)):
             if value < 1:
                 raise InputError(f"endpoint: {name} must be at least 1, but {value} came.")
+        if requests_per_second is not None and not requests_per_second > 0:
+            raise InputError(f"endpoint: requests_per_second must be above 0, but {requests_per_second} came.")
         self.base_url = base_url.rstrip("/")
         self._api_key = api_key
         self._attempts = attempts
@@ -76,6 +81,8 @@ class OpenAIClient:
         self._max_in_flight = max_in_flight
         self._closed = threading.Event()
         self._sleep = self._closed.wait if sleep is None else sleep
+        self._spacing_seconds = 1.0 / requests_per_second if requests_per_second else 0.0
+        self._next_turn, self._turns = 0.0, threading.Lock()
         self._session = requests.Session()
         adapter = requests.adapters.HTTPAdapter(pool_maxsize=max_in_flight)
         self._session.mount("http://", adapter)
@@ -146,6 +153,7 @@ class OpenAIClient:
         failure = ""
         for attempt in range(self._attempts):
             asked_wait = None
+            self._await_turn()
             try:
                 response = self._session.request(method, url, json=body, timeout=self._timeout_seconds)
             except requests.RequestException as error:
@@ -172,6 +180,16 @@ class OpenAIClient:
             f"endpoint: {url} must answer, but none of {self._attempts} attempts was answered; the last: "
             f"{self._excerpt(failure)}. Look whether it runs, or allow more attempts."
         )
+
+    def _await_turn(self) -> None:
+        if not self._spacing_seconds:
+            return
+        with self._turns:
+            now = time.monotonic()
+            turn = max(now, self._next_turn)
+            self._next_turn = turn + self._spacing_seconds
+        if turn > now:
+            self._sleep(turn - now)
 
     def _wait_seconds(self, attempt: int, asked: float | None) -> float:
         first, longest = self._waits

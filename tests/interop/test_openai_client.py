@@ -146,3 +146,19 @@ def test_a_closed_client_does_not_wait_for_another_attempt(openai_server):
         own.post("x", {})
     assert time.monotonic() - began < 10
     assert len(openai_server.requests) <= 2
+
+
+def test_requests_are_no_closer_than_their_rate(openai_server):
+    """Also those that are sent again, over all threads; the waits take no time here, so that they add up."""
+    openai_server.faults = [503]
+    own, waits = client(openai_server, requests_per_second=0.01, first_wait_seconds=0.0)
+    with own:
+        list(own.post_all("x", [{}] * 3))
+    waits = sorted(wait for wait in waits if wait)
+    assert all(abs(wait - place * 100) < 5 for place, wait in enumerate(waits, start=1))
+    assert len(waits) == 3
+
+
+def test_a_rate_must_be_above_nothing(openai_server):
+    with pytest.raises(InputError, match=r"endpoint: requests_per_second must be above 0, but 0\.0 came"):
+        client(openai_server, requests_per_second=0.0)

@@ -1,18 +1,20 @@
 """The table of what each loss is, and the checks that every sparse loss makes of its signal."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sparse_cases import NAMES, random_case
+from sparse_cases import NAMES, keys_of, random_case, signal_of, top_k_signal
 
 from atkd_jax import losses
 from atkd_jax.losses.sparse import KINDS, SPARSE_FORMS, checked, harmless, kind_of
 
 
-def signal(**options):
+def signal():
     _, teacher, targets = random_case()
-    return losses.top_k_signal(teacher_logits=teacher, targets=targets, k=3, **options)
+    return top_k_signal(teacher, targets, keys_of(targets), k=3)
 
 
 def test_every_loss_has_an_answer_for_every_kind():
@@ -28,6 +30,19 @@ def test_every_loss_has_an_answer_for_every_kind():
     assert {kind for kind in KINDS if losses.sparse_form(loss="target_kd", kind=kind).value == "exact"} == set(KINDS)
 
 
+def test_the_page_says_what_the_table_says():
+    page = (Path(__file__).parents[2] / "docs" / "sparse_losses.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip(" `") for cell in line.strip("|").split("|")] for line in page.splitlines() if "| `" in line[:3]
+    ]
+    said = {row[0]: dict(zip(KINDS, row[1:], strict=True)) for row in rows if len(row) == 1 + len(KINDS)}
+    known = {
+        loss: {kind: forms[kind].value if kind in forms else "refused" for kind in KINDS}
+        for loss, forms in SPARSE_FORMS.items()
+    }
+    assert said == known
+
+
 def test_unknown_names_are_errors():
     with pytest.raises(ValueError, match="sparse_form: kind must be 'top_k' or 'top_k_tail' or"):
         losses.sparse_form(loss="forward_kl", kind="logits")
@@ -37,10 +52,8 @@ def test_unknown_names_are_errors():
 
 def test_kinds():
     _, teacher, targets = random_case()
-    keys = jax.random.split(jax.random.key(0), targets.shape)
-    drawn = losses.rest_sample(teacher_logits=teacher, targets=targets, draws=2, keys=keys)
-    kinds = kind_of(signal()), kind_of(signal(tail_draws=2, keys=keys)), kind_of(drawn)
-    assert kinds == ("top_k", "top_k_tail", "rest_sample")
+    for kind in ("top_k", "top_k_tail", "rest_sample"):
+        assert kind_of(signal_of(kind, teacher, targets)) == kind
 
 
 def test_what_is_no_signal_or_does_not_fit_is_an_error():

@@ -1,12 +1,14 @@
 """The blocked view of the listed words against that of whole logits, with every cotangent."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from linear_cases import random_case
+from sparse_cases import keys_of, top_k_signal
 
-from atkd_jax import losses
 from atkd_jax.losses.sparse_blocks import listed_student
 from atkd_jax.losses.sparse_terms import asked, student_of_logits
 from atkd_jax.losses.token_terms import Question
@@ -20,8 +22,7 @@ def test_the_view_and_any_pull_on_it_are_those_of_the_logits(divergence):
     targets = case["targets"]
     hidden, head, bias = (case[f"student_{name}"] for name in ("hidden", "head", "bias"))
     logits = case["teacher_hidden"] @ case["teacher_head"]
-    keys = jax.random.split(jax.random.key(0), 6)
-    signal = losses.top_k_signal(teacher_logits=logits, targets=targets, k=3, tail_draws=2, keys=keys)
+    signal = top_k_signal(logits, targets, keys_of(targets), k=3, tail_draws=2)
     asks = asked(signal, Question(divergence), 11)
     assert asks.needs_outside() == (divergence == "reverse_kl")
     ids = asks.listed_ids(signal, jnp.asarray(targets))
@@ -34,13 +35,17 @@ def test_the_view_and_any_pull_on_it_are_those_of_the_logits(divergence):
     def whole(hidden, head, bias):
         return student_of_logits(asks, hidden @ head + bias[None], jnp.asarray(targets), ids)
 
-    mine, pull = jax.vjp(jax.jit(blocked), hidden, head, bias)
-    theirs, pull_whole = jax.vjp(jax.jit(whole), hidden, head, bias)
+    def view_and_pull(view, pulls):
+        found, pull = jax.vjp(view, hidden, head, bias)
+        # No one pulls at what is not there.
+        return found, pull(jax.tree.map(lambda by, array: jnp.where(jnp.isfinite(array), by, 0), pulls, found))
+
     rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(whole, hidden, head, bias)
+    pulls = jax.tree.map(lambda array: rng.normal(size=array.shape).astype(np.float32), shapes)
+    mine, by_blocked = jax.jit(partial(view_and_pull, blocked))(pulls)
+    theirs, by_whole = jax.jit(partial(view_and_pull, whole))(pulls)
     for name, one, other in zip(mine._fields, mine, theirs, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5, err_msg=name)
-    cotangents = jax.tree.map(lambda array: rng.normal(size=array.shape).astype(np.float32), mine)
-    # No one pulls at what is not there.
-    cotangents = jax.tree.map(lambda pull, array: jnp.where(jnp.isfinite(array), pull, 0), cotangents, mine)
-    for one, other in zip(pull(cotangents), pull_whole(cotangents), strict=True):
+    for one, other in zip(by_blocked, by_whole, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)

@@ -4,18 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sparse_cases import random_case
+from sparse_cases import keys_of, random_case, rest_sample, top_k_signal
 
 from atkd_jax import losses
 
 
-def keys_of(targets, seed=0):
-    return jax.random.split(jax.random.key(seed), targets.shape)
-
-
 def test_a_top_k_signal_agrees_with_numpy(oracle):
     _, teacher, targets = random_case(1)
-    signal = losses.top_k_signal(teacher_logits=teacher, targets=targets, k=4)
+    signal = top_k_signal(teacher, targets, k=4)
     p = oracle.softmax(teacher)
     order = np.argsort(-p, -1)[..., :4]
     np.testing.assert_array_equal(signal.ids, order)
@@ -31,7 +27,7 @@ def test_a_top_k_signal_agrees_with_numpy(oracle):
 
 def test_more_words_than_there_are_leave_places_unused():
     _, teacher, targets = random_case(1)
-    signal = losses.top_k_signal(teacher_logits=teacher, targets=targets, k=12)
+    signal = top_k_signal(teacher, targets, k=12)
     assert (np.asarray(signal.ids)[..., 9:] == -1).all()
     assert np.isneginf(np.asarray(signal.log_probs)[..., 9:]).all()
     assert np.isneginf(signal.log_rest_mass).all()
@@ -42,7 +38,7 @@ def test_a_saturated_teacher_keeps_its_digits(margin):
     """p(target) is 1 to machine precision; what is left, and how it is shared, is not lost."""
     teacher = np.array([[margin, 0.0, 1.0, 2.0]], np.float32)
     targets = np.array([0], np.int32)
-    signal = losses.top_k_signal(teacher_logits=teacher, targets=targets, k=2)
+    signal = top_k_signal(teacher, targets, k=2)
     others = np.exp(np.arange(3.0))
     with np.errstate(under="ignore"):
         log_uncertainty = np.log(others.sum()) - margin - np.log1p(others.sum() * np.exp(-margin))
@@ -51,7 +47,7 @@ def test_a_saturated_teacher_keeps_its_digits(margin):
     shares = others / others.sum()
     np.testing.assert_allclose(signal.rest_entropy, [-(shares * np.log(shares)).sum()], rtol=1e-5)
     np.testing.assert_allclose(signal.log_probs[0, 1] - signal.log_uncertainty[0], np.log(shares[2]), atol=2e-3)
-    drawn = losses.rest_sample(teacher_logits=teacher, targets=targets, draws=2000, keys=keys_of(targets))
+    drawn = rest_sample(teacher, targets, keys_of(targets), draws=2000)
     counts = np.zeros(4)
     ids = np.asarray(drawn.ids)[0]
     counts[ids[ids >= 0]] = np.asarray(drawn.counts)[0][ids >= 0]
@@ -61,7 +57,7 @@ def test_a_saturated_teacher_keeps_its_digits(margin):
 
 def test_draws_are_distinct_counted_and_never_the_target():
     _, teacher, targets = random_case(2, (50,), 7)
-    signal = losses.rest_sample(teacher_logits=teacher, targets=targets, draws=16, keys=keys_of(targets))
+    signal = rest_sample(teacher, targets, keys_of(targets), draws=16)
     ids, counts = np.asarray(signal.ids), np.asarray(signal.counts)
     assert ids.shape == (50, 16)
     assert (counts.sum(-1) == 16).all()
@@ -77,13 +73,11 @@ def test_words_are_drawn_as_often_as_they_are_likely(oracle, draw):
     """10,000 draws of 1,000 words: every frequency within 5 standard errors, and chi-square within 5 of its own."""
     _, teacher, targets = random_case(3, (1,), 1000)
     if draw == "rest":
-        signal = losses.rest_sample(teacher_logits=teacher, targets=targets, draws=10_000, keys=keys_of(targets))
+        signal = rest_sample(teacher, targets, keys_of(targets), draws=10_000)
         ids, share = np.asarray(signal.ids[0]), np.asarray(signal.counts[0], np.float64) / 10_000
         left_out = targets
     else:
-        signal = losses.top_k_signal(
-            teacher_logits=teacher, targets=targets, k=8, tail_draws=10_000, keys=keys_of(targets)
-        )
+        signal = top_k_signal(teacher, targets, keys_of(targets), k=8, tail_draws=10_000)
         ids, weights = np.asarray(signal.tail.ids[0]), np.asarray(signal.tail.weights[0], np.float64)
         left_out = np.concatenate([np.asarray(signal.ids[0]), targets])
         p = oracle.softmax(teacher)[0]
@@ -108,11 +102,11 @@ def test_words_are_drawn_as_often_as_they_are_likely(oracle, draw):
 def test_a_token_is_drawn_for_without_regard_to_its_neighbours():
     _, teacher, targets = random_case(4)
     keys = keys_of(targets)
-    whole = losses.rest_sample(teacher_logits=teacher, targets=targets, draws=8, keys=keys)
-    alone = losses.rest_sample(teacher_logits=teacher[1:2, 2:], targets=targets[1:2, 2:], draws=8, keys=keys[1:2, 2:])
+    whole = rest_sample(teacher, targets, keys, draws=8)
+    alone = rest_sample(teacher[1:2, 2:], targets[1:2, 2:], keys[1:2, 2:], draws=8)
     np.testing.assert_array_equal(alone.ids, whole.ids[1:2, 2:])
     np.testing.assert_array_equal(alone.counts, whole.counts[1:2, 2:])
-    other = losses.rest_sample(teacher_logits=teacher, targets=targets, draws=8, keys=keys_of(targets, 1))
+    other = rest_sample(teacher, targets, keys_of(targets, 1), draws=8)
     assert (np.asarray(other.counts) != np.asarray(whole.counts)).any()
 
 
@@ -120,19 +114,18 @@ def test_a_token_is_drawn_for_without_regard_to_its_neighbours():
 def test_a_teacher_that_leaves_one_word_or_none(excluded):
     teacher = np.array([[1.0, -np.inf if excluded else 0.0]], np.float32)
     targets = np.array([0], np.int32)
-    drawn = losses.rest_sample(teacher_logits=teacher, targets=targets, draws=3, keys=keys_of(targets))
+    drawn = rest_sample(teacher, targets, keys_of(targets), draws=3)
     ids, counts = ([-1, -1, -1], [0, 0, 0]) if excluded else ([1, -1, -1], [3, 0, 0])
     assert (drawn.ids.tolist(), drawn.counts.tolist()) == ([ids], [counts])
     assert drawn.rest_entropy.tolist() == [0]
     assert np.isneginf(drawn.log_uncertainty[0]) == excluded
-    signal = losses.top_k_signal(teacher_logits=teacher, targets=targets, k=1)
+    signal = top_k_signal(teacher, targets, k=1)
     assert np.isneginf(signal.log_rest_mass[0]) == excluded
 
 
-def test_builders_can_be_compiled_and_take_bfloat16():
+def test_bfloat16_is_widened():
     _, teacher, targets = random_case(5)
-    build = jax.jit(lambda logits, keys: losses.top_k_signal(teacher_logits=logits, targets=targets, k=2, keys=keys))
-    signal = build(jnp.asarray(teacher, jnp.bfloat16), keys_of(targets))
+    signal = top_k_signal(jnp.asarray(teacher, jnp.bfloat16), targets, k=2)
     assert signal.log_probs.dtype == jnp.float32
 
 

@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sparse_cases import FORWARD, NAMES, SHARES, coarse_logits, listed, random_case
+from sparse_cases import (
+    FORWARD,
+    NAMES,
+    SHARES,
+    coarse_logits,
+    keys_of,
+    listed,
+    random_case,
+    rest_sample,
+    signal_of,
+    top_k_signal,
+)
 
 from atkd_jax import losses
 
@@ -63,7 +74,7 @@ def assert_alike(mine, theirs, names):
 
 def test_with_every_word_listed_each_loss_is_the_dense_one():
     student, teacher, targets = random_case()
-    signal = losses.top_k_signal(teacher_logits=teacher, targets=targets, k=9)
+    signal = top_k_signal(teacher, targets, k=9)
     mine, theirs = of_signal(student, signal, targets), of_logits(student, teacher, targets)
     assert_alike(mine, theirs, mine)
 
@@ -71,7 +82,7 @@ def test_with_every_word_listed_each_loss_is_the_dense_one():
 def test_with_few_words_each_loss_is_that_of_the_coarse_distributions(oracle):
     """Listed words, the target, and one cell of all others; in NumPy float64."""
     student, teacher, targets = random_case(1)
-    signal = losses.top_k_signal(teacher_logits=teacher, targets=targets, k=3)
+    signal = top_k_signal(teacher, targets, k=3)
     is_listed = listed(teacher, targets, 3)
     coarse = [coarse_logits(logits, is_listed) for logits in (student, teacher)]
     mine, theirs = of_signal(student, signal, targets), of_logits(student, teacher, targets)
@@ -112,7 +123,7 @@ def gaps(student_mass, teacher_mass):
 )
 def test_top_k_is_a_lower_bound_by_no_more_than_is_said(oracle, logits, targets):
     student, teacher = logits
-    signal = losses.top_k_signal(teacher_logits=teacher, targets=targets, k=3)
+    signal = top_k_signal(teacher, targets, k=3)
     mine, theirs = of_signal(student, signal, targets), of_logits(student, teacher, targets)
     # Ties are listed as the signal says.
     is_listed = np.zeros(teacher.shape, bool)
@@ -197,35 +208,42 @@ def test_drawing_from_p_and_dropping_the_target_is_biased():
 def test_batch_losses_are_the_dense_ones_with_every_word_listed(direction, golden):
     student, teacher = (np.float32(logits) for logits in (golden.student_logits, golden.teacher_logits))
     arrays = {"targets": golden.targets, "mask": golden.mask, "direction": direction}
-    signal = losses.top_k_signal(teacher_logits=teacher, targets=golden.targets, k=5)
-    for mine, theirs in ((losses.sparse_atkd, losses.atkd), (losses.sparse_decoupled_kd, losses.decoupled_kd)):
-        own = jax.value_and_grad(
-            lambda student, f=mine: f(student_logits=student, signal=signal, **arrays), has_aux=True
-        )
-        whole = jax.value_and_grad(
-            lambda student, f=theirs: f(student_logits=student, teacher_logits=teacher, **arrays), has_aux=True
-        )
-        (value, diagnostics), gradient = own(student)
-        (expected, known), by_student = whole(student)
+    signal = top_k_signal(teacher, golden.targets, k=5)
+
+    @jax.jit
+    def of_batch(student):
+        pairs = {"atkd": (losses.sparse_atkd, losses.atkd), "kd": (losses.sparse_decoupled_kd, losses.decoupled_kd)}
+
+        def value_and_gradient(loss, **of_teacher):
+            return jax.value_and_grad(lambda x: loss(student_logits=x, **of_teacher, **arrays), has_aux=True)(student)
+
+        return {
+            name: (value_and_gradient(own, signal=signal), value_and_gradient(whole, teacher_logits=teacher))
+            for name, (own, whole) in pairs.items()
+        }
+
+    got = of_batch(student)
+    for mine, theirs in got.values():
+        ((value, diagnostics), gradient), ((expected, known), by_student) = mine, theirs
         np.testing.assert_allclose(value, expected, rtol=2e-6)
         np.testing.assert_allclose(gradient, by_student, rtol=1e-5, atol=1e-7)
         assert diagnostics.keys() == known.keys()
         for name in known:
             np.testing.assert_allclose(diagnostics[name], known[name], rtol=1e-5, err_msg=name)
-    vanilla = losses.sparse_atkd(student_logits=student, signal=signal, **arrays)[0]
-    np.testing.assert_allclose(vanilla, {"forward": 0.8988934221, "reverse": 1.0835639811}[direction], rtol=2e-6)
+    np.testing.assert_allclose(
+        got["atkd"][0][0][0], {"forward": 0.8988934221, "reverse": 1.0835639811}[direction], rtol=2e-6
+    )
 
 
 @pytest.mark.parametrize("kind", ["top_k", "rest_sample"])
 def test_gate_and_tkd_are_exact_from_every_kind(golden, kind):
     student, teacher = (np.float32(logits) for logits in (golden.student_logits, golden.teacher_logits))
     arrays = {"targets": golden.targets, "mask": golden.mask}
-    signal = losses.top_k_signal(teacher_logits=teacher, targets=golden.targets, k=1)
+    signal = top_k_signal(teacher, golden.targets, k=1)
     if kind == "rest_sample":
-        keys = jax.random.split(jax.random.key(0), golden.targets.shape)
-        signal = losses.rest_sample(teacher_logits=teacher, targets=golden.targets, draws=2, keys=keys)
-    _, mine = losses.sparse_atkd(student_logits=student, signal=signal, **arrays)
-    _, theirs = losses.atkd(student_logits=student, teacher_logits=teacher, **arrays)
+        signal = rest_sample(teacher, golden.targets, keys_of(golden.targets), draws=2)
+    _, mine = jax.jit(losses.sparse_atkd)(student_logits=student, signal=signal, **arrays)
+    _, theirs = jax.jit(losses.atkd)(student_logits=student, teacher_logits=teacher, **arrays)
     for name in ("easy_share", "uncertainty_threshold", "uncertainty_mean", "target_kd_hard", "target_kd_easy"):
         np.testing.assert_allclose(mine[name], theirs[name], rtol=1e-6, err_msg=name)
 
@@ -233,7 +251,7 @@ def test_gate_and_tkd_are_exact_from_every_kind(golden, kind):
 def test_what_does_not_count_has_no_influence(golden):
     student, teacher = (np.float32(logits) for logits in (golden.student_logits, golden.teacher_logits))
     mask = golden.mask
-    signal = losses.top_k_signal(teacher_logits=teacher, targets=golden.targets, k=2)
+    signal = top_k_signal(teacher, golden.targets, k=2)
     hidden = signal._replace(
         target_log_prob=jnp.where(mask, signal.target_log_prob, jnp.nan),
         ids=jnp.where(mask[..., None], signal.ids, 7),
@@ -242,11 +260,13 @@ def test_what_does_not_count_has_no_influence(golden):
     broken = np.where(mask[..., None], student, np.nan).astype(np.float32)
     targets = np.where(mask, golden.targets, -100).astype(np.int32)
 
+    @jax.jit
+    @jax.value_and_grad
     def loss(student, signal, targets):
         return losses.sparse_atkd(student_logits=student, signal=signal, targets=targets, mask=mask)[0]
 
-    value, gradient = jax.value_and_grad(loss)(broken, hidden, targets)
-    expected, by_student = jax.value_and_grad(loss)(student, signal, golden.targets)
+    value, gradient = loss(broken, hidden, targets)
+    expected, by_student = loss(student, signal, golden.targets)
     assert value == expected
     np.testing.assert_array_equal(gradient, by_student)
 
@@ -259,7 +279,7 @@ PATHOLOGICAL = st.sampled_from([-np.inf, -1e4, -90.0, -1.0, 0.0, 1.0, 90.0, 1e4]
 def test_gradients_are_finite_and_values_are_numbers_at_pathological_logits(case, target):
     student, teacher = (np.where(np.isneginf(x).all(-1, keepdims=True), np.float32(0), x) for x in case)
     targets = np.full((3, 4), target, np.int32)
-    signal = losses.top_k_signal(teacher_logits=teacher, targets=targets, k=3)
+    signal = top_k_signal(teacher, targets, k=3)
     for name, (value, gradient) in of_signal(student, signal, targets).items():
         assert not np.isnan(value).any(), name
         assert np.isfinite(gradient).all(), name
@@ -271,41 +291,43 @@ def test_a_saturated_teacher_still_teaches_the_rest(margin):
     teacher = np.array([[margin, 0.0, 1.0, 2.0]], np.float32)
     student, targets = np.array([[0.0, 1.0, 0.5, -1.0]], np.float32), np.array([0], np.int32)
     arrays = {"student_logits": student, "targets": targets}
-    expected = losses.decoupled_terms(teacher_logits=teacher, **arrays)
-    signal = losses.top_k_signal(teacher_logits=teacher, targets=targets, k=4)
-    terms = losses.sparse_decoupled_divergence(signal=signal, **arrays)
+    expected = jax.jit(losses.decoupled_terms)(teacher_logits=teacher, **arrays)
+    signal = top_k_signal(teacher, targets, k=4)
+    terms = jax.jit(losses.sparse_decoupled_divergence)(signal=signal, **arrays)
     for field, mine, theirs in zip(terms._fields, terms, expected, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=2e-3 if margin > 100 else 1e-5, err_msg=field)
 
 
 def test_a_vocabulary_of_two_leaves_no_diversity():
     student, teacher, targets = random_case(3, (4,), 2)
-    keys = jax.random.split(jax.random.key(0), targets.shape)
     signals = (
-        losses.top_k_signal(teacher_logits=teacher, targets=targets, k=1),
-        losses.rest_sample(teacher_logits=teacher, targets=targets, draws=2, keys=keys),
+        top_k_signal(teacher, targets, k=1),
+        rest_sample(teacher, targets, keys_of(targets), draws=2),
     )
-    for signal in signals:
+
+    @jax.jit
+    def both(student, signal):
         terms = losses.sparse_decoupled_divergence(student_logits=student, signal=signal, targets=targets)
-        np.testing.assert_allclose(terms.diversity_kd, 0, atol=1e-6)
-        np.testing.assert_allclose(
-            sparse("forward_kl", student, signal, targets), dense("forward_kl", student, teacher, targets), rtol=1e-5
-        )
+        return terms.diversity_kd, sparse("forward_kl", student, signal, targets)
+
+    for signal in signals:
+        diversity, forward_kl = both(student, signal)
+        np.testing.assert_allclose(diversity, 0, atol=1e-6)
+        np.testing.assert_allclose(forward_kl, dense("forward_kl", student, teacher, targets), rtol=1e-5)
 
 
 def test_an_unknown_target_is_not_passed_over():
     student, teacher, targets = random_case(4)
-    signal = losses.top_k_signal(teacher_logits=teacher, targets=targets, k=2)
+    signal = top_k_signal(teacher, targets, k=3)
     outside = np.full_like(targets, 9)
-    terms = losses.sparse_decoupled_divergence(student_logits=student, signal=signal, targets=outside)
+    terms = jax.jit(losses.sparse_decoupled_divergence)(student_logits=student, signal=signal, targets=outside)
     assert np.isnan(terms.target_kd).all()
     assert np.isnan(terms.teacher_target_log_prob).all()
 
 
 def test_what_cannot_be_had_is_refused():
     student, teacher, targets = random_case(5)
-    keys = jax.random.split(jax.random.key(0), targets.shape)
-    drawn = losses.rest_sample(teacher_logits=teacher, targets=targets, draws=2, keys=keys)
+    drawn = signal_of("rest_sample", teacher, targets)
     for name in NAMES[1:]:
         with pytest.raises(
             ValueError, match=f"{name} needs the teacher's probability of words that the student may say"
@@ -317,8 +339,5 @@ def test_what_cannot_be_had_is_refused():
     with pytest.raises(ValueError, match="adaptive_kl sorts the whole vocabulary"):
         sparse("adaptive_kl", student, drawn, targets)
     # At the end of its share a divergence is the KL of that name.
-    assert np.isfinite(
-        losses.sparse_divergence(
-            student_logits=student, signal=drawn, targets=targets, divergence="skewed_forward_kl", alpha=0
-        )
-    ).all()
+    at_its_end = partial(losses.sparse_divergence, divergence="skewed_forward_kl", alpha=0)
+    assert np.isfinite(jax.jit(at_its_end)(student_logits=student, signal=drawn, targets=targets)).all()

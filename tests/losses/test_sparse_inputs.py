@@ -1,9 +1,8 @@
 """Arguments of the linear sparse losses once they are flat."""
 
 import numpy as np
-from sparse_cases import random_case
+from sparse_cases import random_case, top_k_signal
 
-from atkd_jax import losses
 from atkd_jax.losses.linear_inputs import Cut
 from atkd_jax.losses.sparse_inputs import prepare_sparse
 from atkd_jax.losses.token_terms import Question
@@ -14,7 +13,7 @@ def test_what_does_not_count_is_empty_and_shapes_come_back():
     _, teacher, targets = random_case()
     mask = np.zeros((3, 4), bool)
     mask[1, 2] = True
-    signal = losses.top_k_signal(teacher_logits=teacher, targets=targets, k=3)
+    signal = top_k_signal(teacher, targets, k=3)
     model = Model(np.ones((3, 4, 2), np.float32), np.ones((2, 9), np.float32), None)
     cut = Cut(None, 4, None, None, None, ())
     ready = prepare_sparse("f", Question("forward_kl"), model, None, signal, targets, mask, cut)
