@@ -16,6 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
 
 from atkd_jax.errors import InputError
 
@@ -84,7 +85,7 @@ class OpenAIClient:
         self._spacing_seconds = 1.0 / requests_per_second if requests_per_second else 0.0
         self._next_turn, self._turns = 0.0, threading.Lock()
         self._session = requests.Session()
-        adapter = requests.adapters.HTTPAdapter(pool_maxsize=max_in_flight)
+        adapter = HTTPAdapter(pool_maxsize=max_in_flight)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
         if api_key:
@@ -162,7 +163,7 @@ class OpenAIClient:
                 if response.ok:
                     try:
                         answer = response.json()
-                    except requests.exceptions.JSONDecodeError:
+                    except requests.JSONDecodeError:
                         answer = None
                     if isinstance(answer, dict):
                         return answer

@@ -61,7 +61,7 @@ def test_nothing_is_lost_or_doubled_whatever_fails(openai_server, served):
     expected = list(teacher(openai_server).in_order(examples()))
     openai_server.faults = FAULTS * 2
     openai_server.requests.clear()
-    got = list(teacher(openai_server).in_order(examples()))
+    got = list(teacher(openai_server, attempts=20).in_order(examples()))
     assert [example.number for example, _ in got] == list(range(12))
     for (_, mine), (_, theirs) in zip(got, expected, strict=True):
         for name in theirs:
