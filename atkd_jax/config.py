@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from atkd_jax.config_cache import CacheConfig
 from atkd_jax.config_machines import DistributedConfig, MeshConfig, ProfileConfig
 from atkd_jax.config_neighbours import InstanceWeightingConfig
 from atkd_jax.config_node import Dtype, Node, UserPath
@@ -25,6 +26,11 @@ class TeacherConfig(Node):
     dtype: Dtype = Field(default="float32", description="Type of the teacher's weights and of its arithmetic.")
     quantize: Literal["int8", "int4", None] = Field(
         default=None, description="Store the teacher's matrices as integers while it teaches; its arithmetic stays."
+    )
+    cache: UserPath | None = Field(
+        default=None,
+        description="A directory that `cache` fills with what the teacher says of the training data, and that `train` "
+        "reads in place of running the teacher.",
     )
 
 
@@ -329,6 +335,7 @@ class Config(Node):
     )
     seed: int = Field(default=0, ge=0, description="Of the order of the data and of random weights.")
     teacher: TeacherConfig = TeacherConfig()
+    cache: CacheConfig = CacheConfig()
     student: StudentConfig = StudentConfig(layers=8)
     data: DataConfig = DataConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -364,6 +371,16 @@ class Config(Node):
             raise ValueError(
                 f"objective.name={self.objective.name} weighs text by the probability that it was drawn with, so that "
                 f"it must be drawn anew and from whole distributions, but rollout has {given}; leave them as they are"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _caches_the_datas_text(self) -> Config:
+        if self.teacher.cache is not None and self.rollout.author != "data":
+            raise ValueError(
+                f"teacher.cache={self.teacher.cache} holds what the teacher says of the data's text, but "
+                f"rollout.author={self.rollout.author} has text written during the run; set it to data, or leave "
+                "teacher.cache out"
             )
         return self
 

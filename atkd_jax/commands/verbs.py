@@ -34,6 +34,14 @@ class TrainOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True)
+class CacheOptions(Options):
+    """Of `cache`."""
+
+    verify: bool = False
+    """Read every file of the cache and compare it with the manifest, and write nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluateOptions(Options):
     """Of `evaluate`."""
 
@@ -119,16 +127,19 @@ class Verb(NamedTuple):
 VERBS = {
     "fetch": Verb("Bring a model into the cache, as a Hugging Face directory.", FetchOptions),
     "train": Verb("Distil the teacher into the student; the same command goes on after a stop.", TrainOptions),
+    "cache": Verb(
+        "Write what the teacher says of the training data to teacher.cache, once for many runs.", CacheOptions
+    ),
     "evaluate": Verb("Measure teacher, student before and student after on held-out examples.", EvaluateOptions),
     "generate": Verb("Answer a prompt, or a file of them, with the run's student or its teacher.", GenerateOptions),
     "export": Verb("Write the run's student as a Hugging Face directory or a GGUF file.", ExportOptions),
     "plan": Verb("Compile the train step for a TPU topology, without a TPU: memory, speed, advice.", PlanOptions),
     "local": Verb(
-        "Run train or evaluate in several processes on this machine, on its CPU: local VERB ...", LocalOptions
+        "Run train, evaluate or cache in several processes on this machine, on its CPU: local VERB ...", LocalOptions
     ),
 }
 # The verbs that many processes can work on together.
-OF_MANY = ("train", "evaluate")
+OF_MANY = ("train", "evaluate", "cache")
 
 
 def parse_verb(verb: str, words: Sequence[str]) -> Any:
@@ -144,7 +155,7 @@ def parse_verb(verb: str, words: Sequence[str]) -> Any:
     if verb not in OF_MANY and (options.settings.distributed.num_processes or 1) > 1:
         raise InputError(
             f"launch.py: {verb} is the work of one process, but distributed.num_processes is "
-            f"{options.settings.distributed.num_processes}; {' and '.join(OF_MANY)} can be shared among many."
+            f"{options.settings.distributed.num_processes}; {_listed('and')} can be shared among many."
         )
     return options
 
@@ -156,11 +167,11 @@ def _parse_local(words: Sequence[str]) -> LocalOptions:
     if unknown:
         raise InputError(
             f"launch.py: local does not take {unknown[0]}; the words of the verb that it starts come after that verb, "
-            f"which is {' or '.join(OF_MANY)}."
+            f"which is {_listed('or')}."
         )
     if not command or command[0] not in OF_MANY:
         raise InputError(
-            f"launch.py: local needs the verb that it shall start, {' or '.join(OF_MANY)}, but "
+            f"launch.py: local needs the verb that it shall start, {_listed('or')}, but "
             f"{command[0] if command else 'none'} came."
         )
     for name in ("processes", "devices_per_process"):
@@ -168,3 +179,8 @@ def _parse_local(words: Sequence[str]) -> LocalOptions:
             raise InputError(f"command line: {name} must be at least 1, but {getattr(options, name)} came.")
     parse_verb(command[0], command[1:])  # So that what is wrong with its words is told once, before anything starts.
     return dataclasses.replace(options, command=command)
+
+
+def _listed(last: str) -> str:
+    """The verbs that many processes can work on, as a sentence lists them."""
+    return f"{', '.join(OF_MANY[:-1])} {last} {OF_MANY[-1]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,14 @@ class Manifest:
             its tokenizer, the data's fingerprint, how text becomes rows, and what is kept of a token.
         facts: what else is known, such as the teacher's name; nothing depends on it.
         shards: of each file, once all are written.
+        head: of the file with the teacher's head, where hidden states are kept.
         format_version: of the records.
     """
 
     settings: dict[str, Any]
     facts: dict[str, Any]
     shards: tuple[ShardFacts, ...] = ()
+    head: ShardFacts | None = None
     format_version: int = FORMAT_VERSION
 
     @property
@@ -43,13 +45,18 @@ class Manifest:
         return bool(self.shards)
 
     @property
+    def all_files(self) -> tuple[ShardFacts, ...]:
+        """The shards, and the head if there is one."""
+        return self.shards if self.head is None else (*self.shards, self.head)
+
+    @property
     def tokens(self) -> int:
         """How many counted tokens the cache has."""
         return sum(shard.tokens for shard in self.shards)
 
     @property
     def bytes(self) -> int:
-        """How many bytes its shards have."""
+        """How many bytes its shards have; the head is not among them."""
         return sum(shard.bytes for shard in self.shards)
 
     def files(self, directory: Path) -> Shards:
@@ -59,6 +66,7 @@ class Manifest:
     def write(self, directory: Path) -> None:
         """Writes it, whole or not at all."""
         content = {"format_version": self.format_version, "settings": self.settings, "facts": self.facts}
+        content["head"] = None if self.head is None else asdict(self.head)
         write_json(directory / MANIFEST_NAME, content | {"shards": [asdict(shard) for shard in self.shards]})
 
 
@@ -80,7 +88,8 @@ def read_manifest(directory: Path) -> Manifest | None:
                 "the cache anew in another directory, or use the version of the program that made it."
             )
         shards = tuple(ShardFacts(**shard) for shard in content["shards"])
-        return Manifest(content["settings"], content["facts"], shards, version)
+        head = None if content["head"] is None else ShardFacts(**content["head"])
+        return Manifest(content["settings"], content["facts"], shards, head, version)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{file} must be a cache's manifest, but cannot be read ({error}); make the cache anew in another "
@@ -101,7 +110,7 @@ def complete_manifest(directory: Path) -> Manifest:
             f"teacher.cache {directory} {what}; run `launch.py cache` with the same config first, which goes on where "
             "it was stopped."
         )
-    for shard in manifest.shards:
+    for shard in manifest.all_files:
         file = directory / shard.file
         size = file.stat().st_size if file.is_file() else None
         if size != shard.bytes:
@@ -122,7 +131,7 @@ def verify_shards(directory: Path, manifest: Manifest, *, on_progress: Callable[
         InputError: naming every file that is not what was written.
     """
     damaged = []
-    for number, shard in enumerate(manifest.shards, start=1):
+    for number, shard in enumerate(manifest.all_files, start=1):
         file = directory / shard.file
         found = file_sha256(file) if file.is_file() else "none"
         if found != shard.sha256:
@@ -142,7 +151,7 @@ def finished_manifest(directory: Path, manifest: Manifest) -> Manifest:
     for number in range(shards.count):
         path = shards.path(number)
         found.append(written_facts(path) or known[path.name])
-    return Manifest(manifest.settings, manifest.facts, tuple(found), manifest.format_version)
+    return replace(manifest, shards=tuple(found))
 
 
 def require_same_settings(directory: Path, manifest: Manifest, wanted: Mapping[str, Any]) -> None:

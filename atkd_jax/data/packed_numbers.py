@@ -68,30 +68,3 @@ def unpack_log_probs(data: bytes, count: int) -> np.ndarray:
     """Returns the float32 `[count]` that `pack_log_probs` was given, to its precision."""
     codes = np.frombuffer(data, "<u2", count)
     return np.where(codes == _UNUSED, -np.inf, codes * np.float32(-LOG_PROB_STEP)).astype(np.float32)
-
-
-def distinct(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns which ids were drawn and how often.
-
-    Args:
-        draws: int32 `[tokens, draws]`, with repetitions.
-
-    Returns:
-        ids int32 `[tokens, draws]`, each once and ascending, then -1; and counts int32, 0 after them.
-
-    Example:
-        >>> distinct(np.array([[7, 2, 7]], np.int32))
-        (array([[ 2,  7, -1]], dtype=int32), array([[1, 2, 0]], dtype=int32))
-    """
-    tokens, width = draws.shape
-    ordered = np.sort(draws, axis=1).astype(np.int32)
-    is_first = np.ones(ordered.shape, bool)
-    is_first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    rows, columns = np.nonzero(is_first)
-    # Each run of equal ids ends where the next one, or the next token, begins.
-    starts = rows * width + columns
-    lengths = np.diff(np.append(starts, tokens * width))
-    places = np.cumsum(is_first, axis=1)[rows, columns] - 1
-    ids, counts = np.full(ordered.shape, -1, np.int32), np.zeros(ordered.shape, np.int32)
-    ids[rows, places], counts[rows, places] = ordered[rows, columns], lengths
-    return ids, counts

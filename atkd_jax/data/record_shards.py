@@ -104,6 +104,10 @@ class Shards(NamedTuple):
         """Returns where a finished file is."""
         return self.directory / f"signal-{shard:05}-of-{self.count:05}.array_record"
 
+    def journal(self, shard: int) -> Path:
+        """Returns where the records of a file in the making are."""
+        return self.path(shard).with_suffix(".journal")
+
     def is_finished(self, shard: int) -> bool:
         """Returns whether a file is whole."""
         return self.path(shard).is_file()
@@ -115,13 +119,8 @@ class ShardWriter:
     def __init__(self, shards: Shards, shard: int):
         """Opens the journal; what a kill left half written at its end is cut off."""
         self._shards, self._shard = shards, shard
-        self._journal = shards.path(shard).with_suffix(".journal")
-        self.done, end = 0, 0
-        numbers = shards.examples_of(shard)
-        for record, end_of_record in _journal_records(self._journal):
-            if self.done == len(numbers) or record.example != numbers[self.done]:
-                break
-            self.done, end = self.done + 1, end_of_record
+        self._journal = shards.journal(shard)
+        self.done, end = journal_position(shards, shard)
         self._file = self._journal.open("ab")
         self._file.truncate(end)
 
@@ -164,6 +163,17 @@ class ShardWriter:
     def close(self) -> None:
         """Leaves the shard as it is."""
         self._file.close()
+
+
+def journal_position(shards: Shards, shard: int) -> tuple[int, int]:
+    """Returns how many of a shard's records stand in its journal, whole and in order, and where they end."""
+    done, end = 0, 0
+    numbers = shards.examples_of(shard)
+    for record, end_of_record in _journal_records(shards.journal(shard)):
+        if done == len(numbers) or record.example != numbers[done]:
+            break
+        done, end = done + 1, end_of_record
+    return done, end
 
 
 def written_facts(path: Path) -> ShardFacts | None:

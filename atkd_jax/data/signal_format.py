@@ -34,7 +34,8 @@ class SignalFormat:
     """Which numbers are kept of a token, besides those of `EXACT`, which are float32.
 
     - `top_k`: the `k` likeliest ids, the logs of their probabilities to 2^-10, and the float32 log of the mass outside
-      of them; with `tail_draws`, so many draws with replacement from that mass besides.
+      of them; with `tail_draws`, so many draws with replacement besides, from the words that are neither those nor the
+      target, and the float32 mass of these words.
     - `rest_sample`: `draws` draws with replacement from the distribution without the target, renormalised.
     - `hidden`: the state after the final norm, `width` numbers; as int8 with a float32 scale per token.
 
@@ -71,9 +72,9 @@ class SignalFormat:
 
         Args:
             arrays: `EXACT`, float32 `[tokens]`, and by kind: ids `[tokens, k]` (-1 where there are fewer), log_probs
-                `[tokens, k]`, log_rest_mass `[tokens]`, and with tail draws tail_ids and tail_counts
-                `[tokens, tail_draws]`; or ids and counts `[tokens, draws]`, as `distinct` gives them; or hidden
-                `[tokens, width]`, and with int8 scale `[tokens]`.
+                `[tokens, k]`, log_rest_mass `[tokens]`, and with tail draws tail_ids and tail_weights
+                `[tokens, tail_draws]`; or ids and counts `[tokens, draws]`, each id once; or hidden `[tokens, width]`,
+                and with int8 scale `[tokens]`. A weight is the tail's mass times the share of the draws.
         """
         parts = [np.asarray(arrays[name], "<f4").tobytes() for name in EXACT]
         if self.kind == "top_k":
@@ -82,7 +83,7 @@ class SignalFormat:
             parts += [pack_ids(np.maximum(ids, 0), self.vocab_size)]
             parts += [pack_log_probs(np.where(ids < 0, -np.inf, arrays["log_probs"]))]
             if self.tail_draws:
-                parts += self._drawn_bytes(arrays["tail_ids"], arrays["tail_counts"])
+                parts += self._tail_bytes(arrays["tail_ids"], np.asarray(arrays["tail_weights"], np.float64))
         elif self.kind == "rest_sample":
             parts += self._drawn_bytes(arrays["ids"], arrays["counts"])
         else:
@@ -111,7 +112,9 @@ class SignalFormat:
             arrays["ids"] = np.where(np.isneginf(log_probs), -1, ids.reshape(shape)).astype(np.int32)
             arrays["log_probs"] = _settled(arrays, log_probs, targets)
             if self.tail_draws:
-                arrays["tail_ids"], arrays["tail_counts"] = self._drawn(bytes_left, tokens, self.tail_draws)
+                mass = bytes_left.array("<f4", (tokens,))
+                arrays["tail_ids"], counts = self._drawn(bytes_left, tokens, self.tail_draws)
+                arrays["tail_weights"] = mass[:, None] * (counts.astype(np.float32) / np.float32(self.tail_draws))
         elif self.kind == "rest_sample":
             arrays["ids"], arrays["counts"] = self._drawn(bytes_left, tokens, self.draws)
         else:
@@ -124,6 +127,11 @@ class SignalFormat:
         """Returns the shape per token and the type of every array that `decode` gives."""
         none = self.decode(b"", np.zeros(0, np.int32))
         return {name: (array.shape[1:], array.dtype) for name, array in none.items()}
+
+    def _tail_bytes(self, ids: np.ndarray, weights: np.ndarray) -> list[bytes]:
+        mass = weights.sum(axis=1)
+        shares = weights / np.where(mass > 0, mass, 1.0)[:, None]
+        return [mass.astype("<f4").tobytes(), *self._drawn_bytes(ids, np.rint(self.tail_draws * shares))]
 
     def _drawn_bytes(self, ids: np.ndarray, counts: np.ndarray) -> list[bytes]:
         there = np.asarray(counts) > 0

@@ -3,6 +3,7 @@
 from atkd_jax.interop.exporting import export_model
 from atkd_jax.interop.families import family_of_config
 from atkd_jax.interop.fetch import KNOWN_MODELS, fetch_model
+from atkd_jax.interop.fingerprints import tokenizer_sha256, weights_sha256
 from atkd_jax.interop.gguf_writing import export_gguf
 from atkd_jax.interop.loading import Place, load_model, on_one_device, read_config
 from atkd_jax.interop.model_card import model_card
@@ -25,4 +26,6 @@ __all__ = [
     "on_one_device",
     "read_config",
     "require_same_tokenizer",
+    "tokenizer_sha256",
+    "weights_sha256",
 ]

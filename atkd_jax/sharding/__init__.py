@@ -6,6 +6,7 @@ from atkd_jax.sharding.processes import join_processes, leave_after_error, proce
 from atkd_jax.sharding.rules import (
     TOKENS,
     constrain,
+    own_rows,
     parameter_sharding,
     parameter_shardings,
     replicated,
@@ -13,6 +14,7 @@ from atkd_jax.sharding.rules import (
     rows_divisor,
     shard_batch,
     spread,
+    whole_row_sharding,
 )
 from atkd_jax.sharding.token_map import SEQUENCE_AXIS, VOCAB_AXIS, even_columns, map_heads, map_tokens
 
@@ -33,6 +35,7 @@ __all__ = [
     "make_meshes",
     "map_heads",
     "map_tokens",
+    "own_rows",
     "parameter_sharding",
     "parameter_shardings",
     "process_name",
@@ -42,4 +45,5 @@ __all__ = [
     "rows_divisor",
     "shard_batch",
     "spread",
+    "whole_row_sharding",
 ]

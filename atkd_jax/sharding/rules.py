@@ -113,6 +113,11 @@ def row_sharding(mesh: Mesh, *, leading_axes: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*([None] * leading_axes), *axes))
 
 
+def whole_row_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of `[rows, ...]` in which every row is whole on each device that has it."""
+    return NamedSharding(mesh, PartitionSpec(ROWS))
+
+
 def rows_divisor(mesh: Mesh) -> int:
     """Returns the number of parts that the rows of a batch are split into."""
     return math.prod(mesh.shape[axis] for axis in ROWS)
@@ -140,3 +145,19 @@ def shard_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array
         return jax.make_array_from_callback((each * rows_divisor(mesh), *array.shape[1:]), sharding, own)
 
     return {name: place(array) for name, array in batch.items()}
+
+
+def own_rows(mesh: Mesh, array: jax.Array) -> np.ndarray:
+    """Returns this process's rows of a global array, the inverse of `shard_batch`.
+
+    Args:
+      mesh: All processes' devices.
+      array: `[rows, ...]`, as `whole_row_sharding` has it.
+    """
+    parts = row_parts(mesh)
+    each = array.shape[0] // rows_divisor(mesh)
+    found = np.empty((each * len(parts), *array.shape[1:]), array.dtype)
+    for shard in array.addressable_shards:
+        first = parts.index((shard.index[0].start or 0) // each) * each
+        found[first : first + each] = shard.data
+    return found

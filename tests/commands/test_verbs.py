@@ -47,8 +47,8 @@ def test_local_keeps_the_words_of_the_verb_that_it_starts():
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], r"launch.py: local needs the verb that it shall start, train or evaluate, but none came"),
-        (["export"], r"launch.py: local needs the verb that it shall start, train or evaluate, but export came"),
+        ([], r"launch.py: local needs the verb that it shall start, train, evaluate or cache, but none came"),
+        (["export"], r"launch.py: local needs the verb that it shall start, train, evaluate or cache, but export came"),
         (["--seed", "1", "train"], r"launch.py: local does not take --seed; the words of the verb that it starts come"),
         (["--processes", "0", "train"], r"command line: processes must be at least 1, but 0 came"),
         (["--processes", "x", "train"], r"command line: .*processes"),

@@ -1,5 +1,3 @@
-from collections import Counter
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +6,6 @@ from hypothesis import strategies as st
 from atkd_jax.data.packed_numbers import (
     LOG_PROB_FLOOR,
     LOG_PROB_STEP,
-    distinct,
     id_bytes,
     pack_ids,
     pack_log_probs,
@@ -39,13 +36,3 @@ def test_log_probs_are_off_by_half_a_step_at_most(values):
 
 def test_an_unused_entry_stays_unused():
     assert unpack_log_probs(pack_log_probs(np.array([-np.inf, -1e30])), 2).tolist() == [-np.inf, LOG_PROB_FLOOR]
-
-
-@given(st.integers(1, 5), st.integers(1, 30), st.integers(1, 40), st.integers(0, 9))
-def test_draws_are_counted(tokens, draws, words, seed):
-    drawn = np.random.default_rng(seed).integers(0, words, (tokens, draws)).astype(np.int32)
-    ids, counts = distinct(drawn)
-    for row, own_ids, own_counts in zip(drawn, ids, counts, strict=True):
-        pairs = {int(i): int(c) for i, c in zip(own_ids, own_counts, strict=True) if c}
-        assert pairs == Counter(row.tolist())
-        assert (own_ids[own_counts == 0] == -1).all()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from atkd_jax.data.packed_numbers import LOG_PROB_STEP, distinct
+from atkd_jax.data.packed_numbers import LOG_PROB_STEP
 from atkd_jax.data.signal_format import EXACT, SignalFormat
 from atkd_jax.errors import InputError
 
@@ -67,17 +67,35 @@ def test_fewer_entries_than_k_stay_fewer(teacher):
     assert np.isneginf(found["log_probs"][:, 5:]).all()
 
 
+def drawn(draws):
+    """Ids that were drawn, each once, and how often."""
+    ids, counts = np.full((TOKENS, draws), -1, np.int32), np.zeros((TOKENS, draws), np.int32)
+    for token in range(TOKENS):
+        own = np.unique(np.random.default_rng(token).integers(0, 30, draws), return_counts=True)
+        ids[token, : len(own[0])], counts[token, : len(own[0])] = own
+    return ids, counts
+
+
 def test_draws_come_back_as_they_were(teacher):
-    ids, counts = distinct(np.random.default_rng(0).integers(0, 30, (TOKENS, 50)).astype(np.int32))
+    ids, counts = drawn(50)
+    counts[3], ids[3] = 0, -1  # a teacher that leaves no other word
     form = SignalFormat("rest_sample", VOCAB, draws=50)
     data, found = there_and_back(form, {**teacher[2], "ids": ids, "counts": counts}, teacher[0])
     np.testing.assert_array_equal(found["ids"], ids)
     np.testing.assert_array_equal(found["counts"], counts)
     assert len(data) == TOKENS * 13 + 3 * (counts > 0).sum()
+
+
+def test_a_tail_comes_back_with_its_weights(teacher):
+    ids, counts = drawn(50)
+    mass = np.array([0.5, 1e-9, 0.1, 0.2, 0.3, 0.0, 1e-3], np.float32)
+    counts[5], ids[5] = 0, -1
+    weights = mass[:, None] * (counts / 50).astype(np.float32)
     form = SignalFormat("top_k", VOCAB, k=8, tail_draws=50)
-    found = there_and_back(form, top_k(teacher, 8) | {"tail_ids": ids, "tail_counts": counts}, teacher[0])[1]
+    data, found = there_and_back(form, top_k(teacher, 8) | {"tail_ids": ids, "tail_weights": weights}, teacher[0])
     np.testing.assert_array_equal(found["tail_ids"], ids)
-    np.testing.assert_array_equal(found["tail_counts"], counts)
+    np.testing.assert_allclose(found["tail_weights"], weights, rtol=3e-7)
+    assert len(data) == TOKENS * (16 + 4 * 8 + 5) + 3 * (counts > 0).sum()
 
 
 @pytest.mark.parametrize(("hidden_type", "bytes_each"), [("float32", 4), ("bfloat16", 2), ("int8", 1)])

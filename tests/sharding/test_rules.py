@@ -6,10 +6,12 @@ import pytest
 from atkd_jax.sharding import (
     constrain,
     make_mesh,
+    own_rows,
     parameter_sharding,
     parameter_shardings,
     rows_divisor,
     shard_batch,
+    whole_row_sharding,
 )
 
 
@@ -67,3 +69,12 @@ def test_activations_follow_their_own_table():
     assert constrain(x, None, "rows", "length", "width") is x
     with pytest.raises(ValueError, match=r"axes must be as many as the dimensions of \(3, 6, 2\)"):
         constrain(x, mesh, "rows", "length")
+
+
+@pytest.mark.parametrize("axes", [{"fsdp": 2, "tensor": 2}, {"sequence": 4}])
+def test_rows_come_back_as_they_were_given(axes):
+    mesh = make_mesh(**axes)
+    tokens = np.arange(8 * 4, dtype=np.int32).reshape(8, 4)
+    given = shard_batch(mesh, {"tokens": tokens})["tokens"]
+    whole = jax.jit(lambda x: jnp.stack([x, -x], axis=-1), out_shardings=whole_row_sharding(mesh))(given)
+    np.testing.assert_array_equal(own_rows(mesh, whole), np.stack([tokens, -tokens], axis=-1))
