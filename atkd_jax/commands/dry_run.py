@@ -99,8 +99,11 @@ def make_plan(config: Config, *, meshes: Meshes, teacher: DecoderConfig, student
         return parameter_shardings(mesh, logical_axes(params), params)
 
     what = "weights" if lora.rank is None else "adapters"
+    live_teacher = []
+    if config.teacher.cache is None:
+        live_teacher = [_memory("teacher's weights", teacher_params, by_table(teacher_params, meshes.teacher))]
     memory = [
-        _memory("teacher's weights", teacher_params, by_table(teacher_params, meshes.teacher)),
+        *live_teacher,
         *(_memory("student's frozen weights", each, by_table(each, mesh)) for each in frozen),
         _memory(f"student's {what}", trained, shardings.params),
         _memory("student's gradient", trained, shardings.params),

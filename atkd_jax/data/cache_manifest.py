@@ -45,6 +45,11 @@ class Manifest:
         return bool(self.shards)
 
     @property
+    def digest(self) -> str:
+        """A hash of the settings."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+
+    @property
     def all_files(self) -> tuple[ShardFacts, ...]:
         """The shards, and the head if there is one."""
         return self.shards if self.head is None else (*self.shards, self.head)

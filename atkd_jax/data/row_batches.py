@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grain
 
+from atkd_jax.data.encoding import EncodedExample
 from atkd_jax.data.row_stream import RowStream
 from atkd_jax.data.rows import Batch, batch_of_rows
+
+Signals = Callable[[Sequence[Sequence[EncodedExample]]], Batch]
 
 
 class RowBatches(grain.IterDataset):
@@ -20,6 +24,7 @@ class RowBatches(grain.IterDataset):
         sequence_length: tokens in a row.
         packing: whether examples share a row.
         padding_id: the id that fills a row up.
+        signals: gives further arrays of a batch's rows, what a cached teacher says of them, or None.
     """
 
     def __init__(
@@ -31,16 +36,18 @@ class RowBatches(grain.IterDataset):
         sequence_length: int,
         packing: bool,
         padding_id: int,
+        signals: Signals | None = None,
     ):
         super().__init__()
         self._ordered = ordered
         self._rows = rows
         self._stream_settings = {"row_count": row_count, "sequence_length": sequence_length, "packing": packing}
         self._batch_settings = {"sequence_length": sequence_length, "padding_id": padding_id}
+        self._signals = signals
 
     def __iter__(self) -> RowBatchesIterator:
         streams = [RowStream(self._ordered, row=row, **self._stream_settings) for row in self._rows]
-        return RowBatchesIterator(streams, self._batch_settings)
+        return RowBatchesIterator(streams, self._batch_settings, self._signals)
 
 
 class RowBatchesIterator(grain.DatasetIterator):
@@ -50,10 +57,11 @@ class RowBatchesIterator(grain.DatasetIterator):
     on would skip examples without a word.
     """
 
-    def __init__(self, streams: list[RowStream], batch_settings: dict[str, int]):
+    def __init__(self, streams: list[RowStream], batch_settings: dict[str, int], signals: Signals | None = None):
         super().__init__()
         self._streams = streams
         self._batch_settings = batch_settings
+        self._signals = signals
         self._failure: Exception | None = None
 
     def __next__(self) -> Batch:
@@ -61,10 +69,11 @@ class RowBatchesIterator(grain.DatasetIterator):
             raise self._failure
         try:
             rows = [next(stream) for stream in self._streams]
+            further = {} if self._signals is None else self._signals(rows)
         except Exception as error:
             self._failure = error
             raise
-        return batch_of_rows(rows, **self._batch_settings)
+        return batch_of_rows(rows, **self._batch_settings) | further
 
     def get_state(self) -> dict[str, Any]:
         """Returns the states of the rows, by `RowStream.get_state`."""

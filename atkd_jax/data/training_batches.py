@@ -15,7 +15,7 @@ from atkd_jax.data.counts import Counts, total
 from atkd_jax.data.encoding import EncodedExamples, Overlong
 from atkd_jax.data.epochs import ShuffledEpochs
 from atkd_jax.data.examples import Examples
-from atkd_jax.data.row_batches import RowBatches
+from atkd_jax.data.row_batches import RowBatches, Signals
 from atkd_jax.data.rows import Batch, rows_of_process
 from atkd_jax.data.templates import Template, TemplateName
 from atkd_jax.errors import InputError
@@ -36,6 +36,8 @@ def training_batches(
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
+    signals: Signals | None = None,
+    signals_name: str | None = None,
 ) -> TrainingBatches:
     """Returns an endless iterator over this process's rows of the global batches.
 
@@ -54,6 +56,8 @@ def training_batches(
         seed: of the order, 0 or more.
         process_index: the number of this process.
         process_count: how many processes share each batch.
+        signals: gives further arrays of a batch's rows: what a cached teacher says of them.
+        signals_name: tells their source from others; a position that was saved with another one is refused.
 
     Raises:
         InputError: no example is of any use, one is too long and must not be, the tokenizer lacks a chat template or
@@ -90,6 +94,7 @@ def training_batches(
         sequence_length=sequence_length,
         packing=packing,
         padding_id=form.padding_id,
+        signals=signals,
     )
     settings = {
         "examples": len(examples),
@@ -100,7 +105,7 @@ def training_batches(
         "packing": packing,
         "overlong": overlong,
         "seed": seed,
-    }
+    } | ({} if signals_name is None else {"signals": signals_name})
     return TrainingBatches(batches, settings)
 
 

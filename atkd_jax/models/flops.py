@@ -45,7 +45,7 @@ def _mean_context(length: int, window: Any) -> float:
 
 
 def distillation_flops(
-    *, student: DecoderConfig, teacher: DecoderConfig, length: int, tokens: float, counted_tokens: float
+    *, student: DecoderConfig, teacher: DecoderConfig | None, length: int, tokens: float, counted_tokens: float
 ) -> float:
     """Return what a distillation step must compute: three times the student's forward pass and once the teacher's.
 
@@ -53,10 +53,12 @@ def distillation_flops(
 
     Args:
         student: The student's shape.
-        teacher: The teacher's shape.
+        teacher: The teacher's shape; None where none runs.
         length: Tokens in a row.
         tokens: Tokens of the batch, without padding.
         counted_tokens: Those of them that the loss is on.
     """
-    costs = (3, forward_flops(student, length=length)), (1, forward_flops(teacher, length=length))
+    costs = [(3, forward_flops(student, length=length))]
+    if teacher is not None:
+        costs.append((1, forward_flops(teacher, length=length)))
     return sum(passes * (tokens * cost.layers + counted_tokens * cost.head) for passes, cost in costs)

@@ -1,5 +1,6 @@
 """The loss from final hidden states and heads, on one device or many, without the logits of all tokens."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,16 +20,18 @@ class Tokens(NamedTuple):
     """What is known of a micro-batch's tokens besides the student: arrays `[rows, ...]`.
 
     Attributes:
-        teacher_hidden: `[..., teacher_width]`.
+        teacher_hidden: `[..., teacher_width]`; None where `sparse` stands for it.
         targets: int32 `[...]`.
         mask: bool `[...]`.
         weighting: float32 `[...]` each; without scalars.
+        sparse: a few words a token in place of the teacher's hidden states, at temperature 1.
     """
 
-    teacher_hidden: jax.Array
+    teacher_hidden: jax.Array | None
     targets: jax.Array
     mask: jax.Array
     weighting: Weighting
+    sparse: losses.TopKSignal | losses.RestSample | None = None
 
 
 class Heads(NamedTuple):
@@ -36,13 +39,13 @@ class Heads(NamedTuple):
 
     Attributes:
         student: `[width, vocab]`; columns from `vocab_size` on are padding.
-        teacher: `[teacher_width, vocab]`, likewise.
+        teacher: `[teacher_width, vocab]`, likewise; None where its hidden states are not there.
         vocab_size: The tokenizer's number of ids.
         softcaps: The student's and the teacher's c of c tanh(logits / c), or None.
     """
 
     student: jax.Array
-    teacher: jax.Array
+    teacher: jax.Array | None
     vocab_size: int
     softcaps: tuple[float | None, float | None] = (None, None)
 
@@ -73,29 +76,7 @@ def head_loss(
     Gradient:
         By `student_hidden` and the student's head, of first order. The teacher gets none.
     """
-    weights = tokens.weighting.loss
-    divergence = objective.divergence
-    terms_of = partial(
-        losses.linear_weighted_sum,
-        divergence=divergence.name,
-        beta=divergence.beta,
-        alpha=divergence.alpha,
-        temperature=divergence.temperature,
-        student_softcap=heads.softcaps[0],
-        teacher_softcap=heads.softcaps[1],
-        vocab_size=heads.vocab_size,
-        chunk_tokens=chunk_tokens,
-        keep_logits=True,
-    )
-    by_token: _Arrays = {
-        "student_hidden": student_hidden,
-        "targets": tokens.targets,
-        "mask": tokens.mask,
-        "weights": weights,
-    }
-    by_word: _Arrays = {"student_head": heads.student}
-    if set(weights) != {"cross_entropy"}:
-        by_token["teacher_hidden"], by_word["teacher_head"] = tokens.teacher_hidden, heads.teacher
+    terms_of, by_token, by_word = _terms(objective, student_hidden, heads, tokens, chunk_tokens)
     if mesh is None or mesh.size == 1:
         loss, terms = terms_of(**by_token, **by_word)
     else:
@@ -104,6 +85,36 @@ def head_loss(
         loss, terms = map_tokens(lambda own, words: split(**own, **words), mesh, tokens=by_token, heads=by_word)
     metrics = {name: weighted_sum(metric, terms) for name, metric in tokens.weighting.metrics.items()}
     return loss, metrics
+
+
+def _terms(
+    objective: Objective, student_hidden: jax.Array, heads: Heads, tokens: Tokens, chunk_tokens: int
+) -> tuple[Callable[..., Any], _Arrays, _Arrays]:
+    """Returns the function that gives the loss and its terms, and its arrays by token and by word."""
+    weights, divergence = tokens.weighting.loss, objective.divergence
+    settings = {
+        "divergence": divergence.name,
+        "beta": divergence.beta,
+        "alpha": divergence.alpha,
+        "student_softcap": heads.softcaps[0],
+        "vocab_size": heads.vocab_size,
+        "chunk_tokens": chunk_tokens,
+        "keep_logits": True,
+    }
+    by_token: _Arrays = {
+        "student_hidden": student_hidden,
+        "targets": tokens.targets,
+        "mask": tokens.mask,
+        "weights": weights,
+    }
+    by_word: _Arrays = {"student_head": heads.student}
+    if tokens.sparse is not None:
+        by_token["signal"] = tokens.sparse
+        return partial(losses.sparse_linear_weighted_sum, **settings), by_token, by_word
+    if set(weights) != {"cross_entropy"}:
+        by_token["teacher_hidden"], by_word["teacher_head"] = tokens.teacher_hidden, heads.teacher
+    of_both = {"temperature": divergence.temperature, "teacher_softcap": heads.softcaps[1]}
+    return partial(losses.linear_weighted_sum, **settings, **of_both), by_token, by_word
 
 
 def target_log_probs(

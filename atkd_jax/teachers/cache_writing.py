@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import jax
@@ -59,29 +60,29 @@ def write_shards(
     """
     share = row_share(mesh)
     own = [number for number in range(share.index, shards.count, share.count) if not shards.is_finished(number)]
-    output = _Output(shards, own, form, writes=share.is_first)
-    everyone = {int(shard): done for each in gathered(output.done) for shard, done in each.items()}
-    numbers = [number for shard in own for number in shards.examples_of(shard)[everyone[shard] :]]
-    most = batching.batch_size * batching.sequence_length
-    waiting: _Batch | None = None
-    tokens = start = 0
-    while True:
-        unread = len(numbers) - start
-        in_flight = 0 if waiting is None else len(waiting.numbers)
-        everyone_unread, left = zip(*gathered((unread, (unread + in_flight) * share.is_first)), strict=True)
-        on_progress(shards.examples - sum(left))
-        if not sum(left):
-            output.close()
-            return sum(gathered(tokens))
-        batch = None
-        if any(everyone_unread):
-            batch = _next_batch(encoded, numbers[start : start + most], batching, mesh)
-            start += len(batch.numbers)
-            batch = batch._replace(found=extract(shard_batch(mesh, batch.arrays)))
-        # While the devices are at this batch, the one before goes to disk.
-        if waiting is not None:
-            tokens += output.write(waiting, encoded, mesh)
-        waiting = batch
+    with closing(_Output(shards, own, form, writes=share.is_first)) as output:
+        everyone = {int(shard): done for each in gathered(output.done) for shard, done in each.items()}
+        numbers = [number for shard in own for number in shards.examples_of(shard)[everyone[shard] :]]
+        # No row has more examples than tokens.
+        most = batching.batch_size * batching.sequence_length
+        waiting: _Batch | None = None
+        tokens = start = 0
+        while True:
+            unread = len(numbers) - start
+            in_flight = 0 if waiting is None else len(waiting.numbers)
+            everyone_unread, left = zip(*gathered((unread, (unread + in_flight) * share.is_first)), strict=True)
+            on_progress(shards.examples - sum(left))
+            if not sum(left):
+                return sum(gathered(tokens))
+            batch = None
+            if any(everyone_unread):
+                batch = _next_batch(encoded, numbers[start : start + most], batching, mesh)
+                start += len(batch.numbers)
+                batch = batch._replace(found=extract(shard_batch(mesh, batch.arrays)))
+            # While the devices are at this batch, the one before goes to disk.
+            if waiting is not None:
+                tokens += output.write(waiting, encoded, mesh)
+            waiting = batch
 
 
 class _Batch(NamedTuple):

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from atkd_jax import losses
 from atkd_jax.data.signal_format import EXACT, SignalFormat
-from atkd_jax.losses.varying import marked_varying, same_everywhere
+from atkd_jax.losses.varying import marked_varying
 from atkd_jax.models import Decoder
 from atkd_jax.objectives import next_token_targets
 from atkd_jax.sharding import TOKENS, VOCAB_AXIS, constrain, even_columns, map_tokens, whole_row_sharding
@@ -101,7 +101,7 @@ def _of_device(
         rest = jax.tree.map(lambda array: jax.lax.dynamic_slice_in_dim(array, first, size // parts), rest)
         found = _signal(logits[:, : form.vocab_size], rest, form, seed)
         found = jax.tree.map(lambda array: jax.lax.all_gather(array, VOCAB_AXIS, tiled=True), found)
-        return same_everywhere(found, (VOCAB_AXIS,))
+        return jax.tree.map(lambda array: jax.lax.pmax(array, VOCAB_AXIS), found)
 
     def turn(chunk: tuple[jax.Array, jax.Array]) -> Arrays:
         number, picked = chunk
@@ -118,14 +118,18 @@ def _of_device(
 
 def _signal(logits: jax.Array, tokens: Arrays, form: SignalFormat, seed: int) -> Arrays:
     """Returns the arrays of tokens whose whole logits `[tokens, vocab]` are there."""
-    known = {"teacher_logits": logits, "targets": tokens["targets"]}
+    targets = tokens["targets"]
     if form.kind == "rest_sample":
-        return losses.rest_sample(**known, draws=form.draws, keys=_keys(tokens, seed))._asdict()
+        return losses.rest_sample(
+            teacher_logits=logits, targets=targets, draws=form.draws, keys=_keys(tokens, seed)
+        )._asdict()
     if form.kind == "hidden":
-        exact = losses.top_k_signal(**known, k=1)
+        exact = losses.top_k_signal(teacher_logits=logits, targets=targets, k=1)
         return {name: getattr(exact, name) for name in EXACT}
     keys = _keys(tokens, seed) if form.tail_draws else None
-    found = losses.top_k_signal(**known, k=form.k, tail_draws=form.tail_draws, keys=keys)._asdict()
+    found = losses.top_k_signal(
+        teacher_logits=logits, targets=targets, k=form.k, tail_draws=form.tail_draws, keys=keys
+    )._asdict()
     tail = found.pop("tail")
     return found if tail is None else found | {"tail_ids": tail.ids, "tail_weights": tail.weights}
 

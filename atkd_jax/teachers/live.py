@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from atkd_jax import losses
 from atkd_jax.models.decoder import Decoder
 from atkd_jax.objectives import target_log_probs
 from atkd_jax.sharding import constrain
@@ -17,13 +18,15 @@ class TeacherSignal(NamedTuple):
 
     Attributes:
       hidden: `[microbatches, rows, length, width]`, the states after the final norm; with the teacher's head they give
-        its logits.
+        its logits. None where `sparse` stands for them.
       target_log_probs: float32 `[microbatches, rows, length]`, log p(target); 0 where a token does not count, and
         everywhere if it was not asked for.
+      sparse: what a cache of few words a token says, arrays `[microbatches, rows, length, ...]`.
     """
 
-    hidden: jax.Array
+    hidden: jax.Array | None
     target_log_probs: jax.Array
+    sparse: losses.TopKSignal | losses.RestSample | None = None
 
 
 def teacher_signal(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from atkd_jax.config import Config
+from atkd_jax.errors import InputError
 from atkd_jax.models import Decoder, DecoderConfig, logical_axes
 from atkd_jax.sharding import TOKENS, Meshes, make_meshes, parameter_shardings, row_sharding
 from atkd_jax.sharding.chips import Chip
@@ -132,6 +133,11 @@ def held_by(config: Config, *, shapes: Shapes, meshes: Meshes) -> Held:
 
 def _abstract_step(config: Config, shapes: Shapes, meshes: Meshes) -> tuple[Any, tuple[Any, ...], Held]:
     """Returns the jitted step, the shapes of its arguments, and what they take on one device."""
+    if config.teacher.cache is not None:
+        raise InputError(
+            f"plan compiles the step of a live teacher, but teacher.cache={config.teacher.cache} stands for it; leave "
+            "teacher.cache out to plan with the live one."
+        )
     teacher, teacher_params = _abstract_model(shapes.teacher, config.teacher.dtype, config.teacher.dtype, "none")
     student, params = _abstract_model(shapes.student, config.training.dtype, "float32", config.training.remat)
     if config.objective.instance_weighting.is_on:

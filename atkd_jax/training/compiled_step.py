@@ -12,6 +12,7 @@ from atkd_jax.errors import InputError
 from atkd_jax.models import Decoder
 from atkd_jax.objectives import make_objective
 from atkd_jax.sharding import SEQUENCE_AXIS, Meshes, replicated, row_sharding, rows_divisor
+from atkd_jax.teachers import CachedTeacher
 from atkd_jax.training.optimizer import learning_rate_schedule
 from atkd_jax.training.step import make_train_step
 
@@ -26,7 +27,7 @@ def jitted_train_step(
     *,
     meshes: Meshes,
     student: nnx.GraphDef[Decoder],
-    teacher: nnx.GraphDef[Decoder],
+    teacher: nnx.GraphDef[Decoder] | CachedTeacher,
     optimizer: optax.GradientTransformation,
     vocab_size: int,
     state: Any,
@@ -39,7 +40,7 @@ def jitted_train_step(
         config: The run.
         meshes: How the devices are arranged for each model.
         student: The student's structure.
-        teacher: The teacher's structure.
+        teacher: The teacher's structure, or what is known of its cache.
         optimizer: The config's.
         vocab_size: The tokenizer's number of ids.
         state: The tree of shardings of a state.
@@ -64,6 +65,7 @@ def jitted_train_step(
     )
     # A state that was read and one that was computed lie alike, so that both go through one program.
     arrays = BATCH if config.rollout.author == "data" else (*BATCH, "is_written")
+    arrays = (*arrays, *(teacher.names if isinstance(teacher, CachedTeacher) else ()))
     batch = dict.fromkeys(arrays, row_sharding(meshes.student))
     return jax.jit(
         step,

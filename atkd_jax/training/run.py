@@ -30,7 +30,7 @@ from atkd_jax.sharding import (
     shard_batch,
     spread,
 )
-from atkd_jax.teachers import LoadedTeacher, load_teacher, teacher_signal
+from atkd_jax.teachers import CachedTeacher, teacher_signal
 from atkd_jax.training.checkpoints import Checkpoints
 from atkd_jax.training.compiled_step import jitted_train_step, require_even_batch
 from atkd_jax.training.instance_threshold import with_threshold
@@ -38,7 +38,7 @@ from atkd_jax.training.loop import LoopSettings, Outcome, run_loop
 from atkd_jax.training.metrics import MetricsWriter, NoMetrics
 from atkd_jax.training.optimizer import make_optimizer
 from atkd_jax.training.peaks import peak_of
-from atkd_jax.training.placement import place_state, placing_on
+from atkd_jax.training.placement import place_state
 from atkd_jax.training.profiling import ProfileWindow
 from atkd_jax.training.progress import ProgressLine
 from atkd_jax.training.rollout_batches import RolloutBatches, rollout_batches
@@ -48,11 +48,12 @@ from atkd_jax.training.shared_directory import require_shared_directory, turn_on
 from atkd_jax.training.start import Start, prepare_start
 from atkd_jax.training.state import TrainState
 from atkd_jax.training.student import student_directory
+from atkd_jax.training.teaching import Cached, Teaching, forget_weights, open_teaching
 from atkd_jax.training.throughput import StepCosts, step_costs
 
 
 class _Models(NamedTuple):
-    teacher_graph: nnx.GraphDef[Decoder]
+    teacher_graph: Any
     teacher_params: Any
     student_graph: nnx.GraphDef[Decoder]
     student_frozen: tuple[Any, ...]
@@ -86,14 +87,20 @@ def train(
         fetch_model(config.teacher.model, cache_dir=config.cache_dir, report=report)
         if config.student.init == "directory":
             student_directory(config.student, cache_dir=config.cache_dir, report=report)
-    teacher = load_teacher(config.teacher, cache_dir=config.cache_dir, place=placing_on(meshes.teacher), report=report)
-    batches = open_batches(config, teacher.tokenizer, mesh)
-    opened = partial(open_batches, config, teacher.tokenizer, mesh)
-    start = prepare_start(config, teacher, meshes=meshes, open_batches=opened, report=report)
+    teaching = open_teaching(config, meshes=meshes, report=report)
+    tokenizer, cached = teaching.loaded.tokenizer, teaching.cached
+    batches = open_batches(config, tokenizer, mesh, cached)
+    opened = partial(open_batches, config, tokenizer, mesh)
+    begun = teaching.start_config(config)
+    start = prepare_start(begun, teaching.loaded, meshes=meshes, open_batches=opened, report=report)
     config = config if start.threshold is None else with_threshold(config, start.threshold)
-    models, state, optimizer = _prepare(config, mesh, teacher, start)
+    models, state, optimizer = _prepare(config, mesh, teaching, start)
+    if cached is not None:
+        # From here on no weights of the teacher are in memory.
+        del teaching
+        forget_weights()
     if config.rollout.author != "data":
-        batches = _with_rollouts(config, batches, meshes, models, teacher.tokenizer)
+        batches = _with_rollouts(config, batches, meshes, models, tokenizer)
     require_shared_directory(config.run_dir)
     with (
         closing(batches),
@@ -114,8 +121,11 @@ def train(
         return _run(config, meshes, models, optimizer, state, batches, checkpoints, console)
 
 
-def open_batches(config: Config, tokenizer: Any, mesh: Mesh) -> SharedBatches:
-    """Returns the run's training batches, this process's rows of each, at their beginning."""
+def open_batches(config: Config, tokenizer: Any, mesh: Mesh, cached: Cached | None = None) -> SharedBatches:
+    """Returns the run's training batches, this process's rows of each, at their beginning.
+
+    With a cache they have what the teacher says as well.
+    """
     with turn_on_this_host(config.cache_dir):
         examples = open_source(config.data.source, split=config.data.train_split, cache_dir=config.cache_dir)
     share = row_share(mesh)
@@ -130,6 +140,8 @@ def open_batches(config: Config, tokenizer: Any, mesh: Mesh) -> SharedBatches:
         seed=config.seed,
         process_index=share.index,
         process_count=share.count,
+        signals=None if cached is None else cached.open_signals(),
+        signals_name=None if cached is None else cached.name,
     )
     length = config.data.sequence_length
     return SharedBatches(batches, share, example_count=len(examples), sequence_length=length)
@@ -165,15 +177,15 @@ def _check(config: Config, meshes: Meshes) -> None:
 
 
 def _prepare(
-    config: Config, mesh: Mesh, teacher: LoadedTeacher, start: Start
+    config: Config, mesh: Mesh, teaching: Teaching, start: Start
 ) -> tuple[_Models, TrainState, optax.GradientTransformation]:
     optimizer = make_optimizer(config.optimizer, steps=config.training.steps)
-    teacher_graph, teacher_params = nnx.split(teacher.model)
+    teacher_graph, teacher_params = teaching.split()
     student_graph, student_params, frozen = split_trained(start.student)
     state = place_state(student_params, mesh=mesh, optimizer=optimizer, seed=config.seed)
     frozen = tuple(spread(each, parameter_shardings(mesh, logical_axes(each), each)) for each in frozen)
-    shapes = start.student.config, teacher.model.config
-    models = _Models(teacher_graph, teacher_params, student_graph, frozen, len(teacher.tokenizer), *shapes)
+    shapes = start.student.config, teaching.loaded.model.config
+    models = _Models(teacher_graph, teacher_params, student_graph, frozen, len(teaching.loaded.tokenizer), *shapes)
     return models, state, optimizer
 
 
@@ -249,11 +261,12 @@ def _costs(config: Config, meshes: Meshes, models: _Models, console: Console) ->
     else:
         text = f"MFU is the share of {peak.flops_per_second / 1e12:,.3g} TFLOP/s: {peak.source}."
         console.print(text, highlight=False, soft_wrap=True)
+    is_cached = isinstance(models.teacher_graph, CachedTeacher)
     return step_costs(
         student=models.student_config,
-        teacher=models.teacher_config,
+        teacher=None if is_cached else models.teacher_config,
         length=config.data.sequence_length,
-        teacher_seconds=_teacher_seconds(config, meshes.teacher, models),
+        teacher_seconds=0.0 if is_cached else _teacher_seconds(config, meshes.teacher, models),
         peak_flops_per_second=peak.flops_per_second,
     )
 
@@ -278,7 +291,7 @@ def _teacher_seconds(config: Config, mesh: Mesh, models: _Models) -> float:
             mesh=mesh,
             with_target_log_probs=make_objective(config.objective).needs_teacher_probability,
         )
-        return signal.target_log_probs.sum() + signal.hidden.sum().astype(jnp.float32)
+        return sum((leaf.sum().astype(jnp.float32) for leaf in jax.tree.leaves(signal)), start=jnp.zeros(()))
 
     compiled = jax.jit(run)
     compiled(models.teacher_params, ones).block_until_ready()

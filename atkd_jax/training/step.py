@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from atkd_jax.models.decoder import Decoder
 from atkd_jax.objectives import Heads, Objective, Tokens, Weighting, head_loss, next_token_targets
 from atkd_jax.sharding import constrain
-from atkd_jax.teachers import TeacherSignal, teacher_signal
+from atkd_jax.teachers import CachedTeacher, TeacherSignal, teacher_signal
 from atkd_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -24,7 +24,7 @@ TrainStep = Callable[..., tuple[TrainState, Metrics]]
 def make_train_step(
     *,
     student: nnx.GraphDef[Decoder],
-    teacher: nnx.GraphDef[Decoder],
+    teacher: nnx.GraphDef[Decoder] | CachedTeacher,
     objective: Objective,
     optimizer: optax.GradientTransformation,
     vocab_size: int,
@@ -44,7 +44,8 @@ def make_train_step(
 
     Args:
         student: The student's structure; its weights are in the state.
-        teacher: The teacher's structure.
+        teacher: The teacher's structure, or what is known of its cache. Then the batch has its arrays, nothing of it
+            is computed, and `teacher_params` is a dict, of its `head` where hidden states were kept, and empty else.
         objective: What is minimised.
         optimizer: What turns gradients into updates.
         vocab_size: The tokenizer's number of ids; columns of the heads beyond it are padding.
@@ -58,29 +59,30 @@ def make_train_step(
     def train_step(state: TrainState, teacher_params: Any, batch: Batch, *frozen: Any) -> tuple[TrainState, Metrics]:
         parts, targets, mask, is_written = _microbatches(batch, microbatches)
         asked = partial(teacher_signal, batch=parts, targets=targets, mask=mask, vocab_size=vocab_size)
-        signal = asked(
-            teacher,
-            teacher_params,
-            with_target_log_probs=objective.needs_teacher_probability,
-            mesh=teacher_mesh or mesh,
-        )
-        signal = TeacherSignal(
-            constrain(signal.hidden, mesh, None, "rows", "length", "width"),
-            constrain(signal.target_log_probs, mesh, None, "rows", "length"),
-        )
+        if isinstance(teacher, CachedTeacher):
+            signal = teacher.signal({name: _split(batch[name], microbatches) for name in teacher.names})
+            teacher_head, teacher_softcap = teacher_params.get("head"), teacher.softcap
+        else:
+            signal = asked(
+                teacher,
+                teacher_params,
+                with_target_log_probs=objective.needs_teacher_probability,
+                mesh=teacher_mesh or mesh,
+            )
+            teaching = nnx.merge(teacher, teacher_params)
+            teacher_head, teacher_softcap = teaching.head_matrix(), teaching.logit_softcap
+        signal = _with_rows_split(signal, mesh)
         known = [signal.target_log_probs]
         if objective.needs_student_probability:
             known.append(asked(student, state.params, mesh=mesh, with_target_log_probs=True).target_log_probs)
         about = {"segment_ids": parts["segment_ids"], "step": state.step} if objective.needs_examples else {}
         lessons = _lessons(objective, known, mask, is_written, about)
-        teaching = nnx.merge(teacher, teacher_params)
-        teacher_head = teaching.head_matrix()
 
         def share_of_loss(params: Any, part: tuple[Batch, list[Tokens]]) -> tuple[jax.Array, Metrics]:
             inputs, tokens_of_lessons = part
             model = nnx.merge(student, params, *frozen)
             hidden = model.hidden_states(**inputs, mesh=mesh)
-            softcaps = model.logit_softcap, teaching.logit_softcap
+            softcaps = model.logit_softcap, teacher_softcap
             heads = Heads(model.head_matrix(), teacher_head, vocab_size, softcaps)
 
             def learn(lesson: _Lesson, tokens: Tokens) -> tuple[jax.Array, Metrics]:
@@ -89,7 +91,7 @@ def make_train_step(
 
             return _added_up(lessons, [learn(*pair) for pair in zip(lessons, tokens_of_lessons, strict=True)])
 
-        stacked = parts, [lesson.tokens(signal.hidden, targets) for lesson in lessons]
+        stacked = parts, [lesson.tokens(signal, targets) for lesson in lessons]
         (loss, metrics), gradient = _summed_over_parts(share_of_loss, state.params, stacked, microbatches)
         metrics |= lessons[0].weighting.scalars | {"loss": loss, "counted_tokens": jnp.sum(mask)}
         metrics["tokens"] = jnp.sum(parts["segment_ids"] > 0)
@@ -108,8 +110,9 @@ class _Lesson(NamedTuple):
     weighting: Weighting
     prefix: str
 
-    def tokens(self, teacher_hidden: jax.Array, targets: jax.Array) -> Tokens:
-        return Tokens(teacher_hidden, targets, self.mask, self.weighting._replace(scalars={}))
+    def tokens(self, signal: TeacherSignal, targets: jax.Array) -> Tokens:
+        weighting = self.weighting._replace(scalars={})
+        return Tokens(signal.hidden, targets, self.mask, weighting, signal.sparse)
 
 
 def _added_up(lessons: list[_Lesson], shares: list[tuple[jax.Array, Metrics]]) -> tuple[jax.Array, Metrics]:
@@ -136,18 +139,28 @@ def _lessons(
     ]
 
 
-def _microbatches(batch: Batch, microbatches: int) -> tuple[Batch, jax.Array, jax.Array, jax.Array | None]:
-    """Splits rows into `[microbatches, rows, length]`.
+def _with_rows_split(signal: TeacherSignal, mesh: Mesh | None) -> TeacherSignal:
+    """Returns the signal, told to lie as the student's rows do."""
+
+    def told(array: jax.Array) -> jax.Array:
+        return constrain(array, mesh, None, "rows", "length", *([None] * (array.ndim - 3)))
+
+    return jax.tree.map(told, signal)
+
+
+def _split(array: jax.Array, microbatches: int) -> jax.Array:
+    """Returns `[microbatches, rows, ...]`.
 
     Neighbouring rows go to different parts, so that every device has a share of each and no row moves.
     """
+    return array.reshape(-1, microbatches, *array.shape[1:]).swapaxes(0, 1)
+
+
+def _microbatches(batch: Batch, microbatches: int) -> tuple[Batch, jax.Array, jax.Array, jax.Array | None]:
     targets, mask = next_token_targets(
         tokens=batch["tokens"], segment_ids=batch["segment_ids"], loss_mask=batch["loss_mask"]
     )
-
-    def split(array: jax.Array) -> jax.Array:
-        return array.reshape(-1, microbatches, array.shape[-1]).swapaxes(0, 1)
-
+    split = partial(_split, microbatches=microbatches)
     inputs = {name: split(batch[name]) for name in ("tokens", "positions", "segment_ids")}
     is_written = split(batch["is_written"]) if "is_written" in batch else None
     return inputs, split(targets), split(mask), is_written

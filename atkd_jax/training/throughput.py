@@ -30,12 +30,12 @@ class StepCosts(NamedTuple):
 def step_costs(
     *,
     student: DecoderConfig,
-    teacher: DecoderConfig,
+    teacher: DecoderConfig | None,
     length: int,
     teacher_seconds: float,
     peak_flops_per_second: float | None,
 ) -> StepCosts:
-    """Returns the costs of steps on rows of `length` tokens."""
+    """Returns the costs of steps on rows of `length` tokens; of the student alone where no teacher runs."""
     models = {"student": student, "teacher": teacher, "length": length}
     of_token = distillation_flops(**models, tokens=1, counted_tokens=0)
     of_counted = distillation_flops(**models, tokens=0, counted_tokens=1)

@@ -13,6 +13,7 @@ import pytest
 from atkd_jax.commands.main import main
 from atkd_jax.data.cache_manifest import read_manifest
 from atkd_jax.data.record_shards import RecordReader
+from atkd_jax.interop import load_tokenizer
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = 40
@@ -55,7 +56,7 @@ def records(directory):
     return found
 
 
-def test_a_cache_says_where_it_comes_from(whole, given):
+def test_a_cache_says_where_it_comes_from(whole, tiny_teacher_directory):
     manifest = read_manifest(whole)
     assert [shard.records for shard in manifest.shards] == [16, 16, 8]
     assert manifest.tokens == sum(record.counted_tokens for record in records(whole)) > 500
@@ -77,7 +78,7 @@ def test_a_cache_says_where_it_comes_from(whole, given):
         "cache.seed": 0,
         "cache.examples_per_shard": 16,
         "objective.temperature": 1.0,
-        "vocab_size": 300,
+        "vocab_size": len(load_tokenizer(tiny_teacher_directory)),
         "width": 32,
     }
 
