@@ -15,24 +15,7 @@ from atkd_jax.config_cache import CacheConfig
 from atkd_jax.config_machines import DistributedConfig, MeshConfig, ProfileConfig
 from atkd_jax.config_neighbours import InstanceWeightingConfig
 from atkd_jax.config_node import Dtype, Node, UserPath
-
-
-class TeacherConfig(Node):
-    """The model that teaches."""
-
-    model: str = Field(
-        default="smollm2-135m-instruct", description="A name that `fetch` knows, a directory, or a hub id."
-    )
-    dtype: Dtype = Field(default="float32", description="Type of the teacher's weights and of its arithmetic.")
-    quantize: Literal["int8", "int4", None] = Field(
-        default=None, description="Store the teacher's matrices as integers while it teaches; its arithmetic stays."
-    )
-    cache: UserPath | None = Field(
-        default=None,
-        description="A directory that `cache` fills with what the teacher says of the training data, and that `train` "
-        "reads in place of running the teacher.",
-    )
-
+from atkd_jax.config_teacher import TeacherConfig
 
 _LORA_TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
 

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 from flax import nnx
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from atkd_jax import __version__
+from atkd_jax.commands.cache_files import begun, ended, is_whole, told
 from atkd_jax.commands.joining import join
 from atkd_jax.commands.progress_line import progress_line
+from atkd_jax.commands.served_cache import make_served_cache
 from atkd_jax.commands.verbs import CacheOptions
 from atkd_jax.config import Config
 from atkd_jax.data import Template, open_source
 from atkd_jax.data.cache_manifest import (
     Manifest,
     complete_manifest,
-    finished_manifest,
-    read_manifest,
-    require_same_settings,
     verify_shards,
 )
 from atkd_jax.data.encoding import EncodedExamples
@@ -40,7 +36,7 @@ from atkd_jax.teachers.cached import HEAD_NAME, write_head
 from atkd_jax.teachers.extraction import make_extraction
 from atkd_jax.training.compiled_step import require_even_batch
 from atkd_jax.training.placement import placing_on
-from atkd_jax.training.shared_directory import require_shared_directory, turn_on_this_host
+from atkd_jax.training.shared_directory import turn_on_this_host
 
 
 def run(options: CacheOptions) -> None:
@@ -56,6 +52,8 @@ def run(options: CacheOptions) -> None:
         raise InputError("cache: teacher.cache must name the directory that the cache is written to; give one.")
     if options.verify:
         _verify(directory, console)
+    elif config.teacher.endpoint is not None:
+        make_served_cache(config, directory, console=console)
     else:
         make_cache(config, directory, console=console)
 
@@ -77,10 +75,13 @@ def make_cache(config: Config, directory: Path, *, console: Console) -> Manifest
         examples, template=form, sequence_length=config.data.sequence_length, overlong=config.data.overlong
     )
     source = source_settings(config, directory=teacher.directory, tokenizer=teacher.tokenizer, encoded=encoded)
-    manifest = _begun(config, directory, teacher, source)
+    model = teacher.model
+    settings = new_settings(config, source=source, vocab_size=len(teacher.tokenizer), width=model.config.head_width)
+    facts = {"logit_softcap": model.logit_softcap}
+    manifest = begun(config, directory, settings, facts, kept_head=partial(_kept_head, directory, teacher))
     shards = manifest.files(directory)
-    if manifest.is_complete and all(shards.is_finished(shard) for shard in range(shards.count)):
-        report(f"{directory} is whole already: {_facts(manifest)}.")
+    if is_whole(directory, manifest):
+        report(f"{directory} is whole already: {told(manifest)}.")
         return manifest
     began = time.monotonic()
     graphdef, params = nnx.split(teacher.model)
@@ -101,35 +102,8 @@ def make_cache(config: Config, directory: Path, *, console: Console) -> Manifest
             on_progress=on_progress,
         )
     seconds = time.monotonic() - began
-    manifest = _ended(directory, manifest)
-    report(f"{directory} is whole: {_facts(manifest)}; {tokens / seconds:,.0f} counted tokens a second.")
-    return manifest
-
-
-def _begun(config: Config, directory: Path, teacher: LoadedTeacher, source: dict[str, Any]) -> Manifest:
-    """Returns the manifest of the cache that is there, or of a new one, which is then begun."""
-    vocab_size, width = len(teacher.tokenizer), teacher.model.config.head_width
-    settings = new_settings(config, source=source, vocab_size=vocab_size, width=width)
-    facts = {
-        "teacher": config.teacher.model,
-        "source": config.data.source,
-        "split": config.data.train_split,
-        "atkd_jax": __version__,
-        "logit_softcap": teacher.model.logit_softcap,
-    }
-    format_of(Manifest(settings, facts))  # which refuses numbers that are out of range
-    require_shared_directory(directory)
-    there = read_manifest(directory)
-    if there is not None:
-        require_same_settings(directory, there, settings)
-    else:
-        _require_new(directory)
-    manifest = there or Manifest(settings, facts)
-    manifest = replace(manifest, head=_kept_head(directory, teacher, manifest))
-    gathered(None)  # Nobody writes before all have seen what was there.
-    if jax.process_index() == 0 and manifest != there:
-        directory.mkdir(parents=True, exist_ok=True)
-        manifest.write(directory)
+    manifest = ended(directory, manifest)
+    report(f"{directory} is whole: {told(manifest)}; {tokens / seconds:,.0f} counted tokens a second.")
     return manifest
 
 
@@ -150,38 +124,9 @@ def _kept_head(directory: Path, teacher: LoadedTeacher, manifest: Manifest) -> S
     return ShardFacts(**known)
 
 
-def _ended(directory: Path, manifest: Manifest) -> Manifest:
-    """Returns the manifest of a cache whose last shard was written just now, and writes it."""
-    gathered(None)  # Every process has finished its shards.
-    manifest = finished_manifest(directory, manifest)
-    gathered(None)  # Every process has read the facts beside them.
-    if jax.process_index() == 0:
-        manifest.write(directory)
-        for shard in manifest.shards:
-            (directory / shard.file).with_suffix(".json").unlink(missing_ok=True)
-    return manifest
-
-
 def _verify(directory: Path, console: Console) -> None:
     manifest = complete_manifest(directory)
     if jax.process_index() == 0:
         with progress_line(console, "files", total=len(manifest.all_files)) as on_progress:
             verify_shards(directory, manifest, on_progress=on_progress)
-    console.print(f"{directory} is as it was written: {_facts(manifest)}.", highlight=False, soft_wrap=True)
-
-
-def _facts(manifest: Manifest) -> str:
-    each = manifest.bytes / max(manifest.tokens, 1)
-    kind = manifest.settings["cache.kind"]
-    return (
-        f"{kind} of {manifest.tokens:,} counted tokens of {manifest.settings['data.examples']:,} examples, "
-        f"{manifest.bytes / 1e6:,.1f} MB in {len(manifest.shards)} files, {each:,.1f} bytes a token"
-    )
-
-
-def _require_new(directory: Path) -> None:
-    if directory.exists() and (not directory.is_dir() or any(directory.glob("*.journal"))):
-        raise InputError(
-            f"teacher.cache {directory} must be a directory for a cache, but is a file or holds records without a "
-            "manifest; name another one."
-        )
+    console.print(f"{directory} is as it was written: {told(manifest)}.", highlight=False, soft_wrap=True)

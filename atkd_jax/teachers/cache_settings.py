@@ -48,8 +48,13 @@ def source_settings(config: Config, *, directory: Path, tokenizer: Any, encoded:
         tokenizer: Its tokenizer.
         encoded: The run's examples.
     """
-    # One process reads the weights for all.
-    weights = gathered(weights_sha256(directory) if jax.process_index() == 0 else None)[0]
+    served = config.teacher.endpoint_options.model or config.teacher.model
+    if config.teacher.endpoint is not None:
+        # Nobody here has seen its weights.
+        weights = f"served as {served}"
+    else:
+        # One process reads the weights for all.
+        weights = gathered(weights_sha256(directory) if jax.process_index() == 0 else None)[0]
     return {
         "teacher.weights": weights,
         "teacher.dtype": config.teacher.dtype,

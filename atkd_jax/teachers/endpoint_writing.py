@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from atkd_jax.data.encoding import EncodedExample, EncodedExamples
-from atkd_jax.data.record_shards import Record, Shards, ShardWriter
+from atkd_jax.data.record_shards import Record, Shards, ShardWriter, journal_position
 from atkd_jax.data.signal_format import SignalFormat
 from atkd_jax.teachers.endpoint import Arrays, EndpointTeacher
 
@@ -69,12 +69,10 @@ def write_served_shards(
 
 def _written(shards: Shards, shard: int) -> int:
     """Returns how many records a shard's journal has; a full one, which a kill left, becomes a file."""
-    writer = ShardWriter(shards, shard)
-    if writer.is_full:
-        writer.finish()
-    else:
-        writer.close()
-    return writer.done
+    done = journal_position(shards, shard)[0]
+    if done == len(shards.examples_of(shard)):
+        ShardWriter(shards, shard).finish()
+    return done
 
 
 def _record(number: int, example: EncodedExample | None, arrays: Arrays | None, form: SignalFormat) -> Record:
