@@ -291,6 +291,9 @@ class EvaluationConfig(Node):
     )
     batch_size: int = Field(default=8, ge=1, description="Rows per batch.")
     samples: int = Field(default=1, ge=0, description="How many prompts are answered by each model, to be read.")
+    rouge_examples: int = Field(
+        default=0, ge=0, description="How many prompts are answered and scored by ROUGE-L, evenly spaced."
+    )
     sample_tokens: int = Field(default=64, ge=1, description="The longest answer.")
 
 

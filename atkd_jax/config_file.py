@@ -18,12 +18,15 @@ from atkd_jax.errors import InputError
 COMMAND_LINE = "command line"
 
 
-def load_config(path: Path | None = None, overrides: Mapping[str, object] | None = None) -> Config:
+def load_config(
+    path: Path | None = None, overrides: Mapping[str, object] | None = None, *, origin: str = COMMAND_LINE
+) -> Config:
     """The defaults, under what a YAML file says, under what the overrides say; validated once, as a whole.
 
     Args:
         path: A YAML file that holds only what differs from the defaults, or None.
         overrides: Values by dotted name, such as `{"training.steps": 5}`. Text is read as YAML's scalars are.
+        origin: Where the overrides come from, for errors.
 
     Returns:
         The config.
@@ -41,7 +44,7 @@ def load_config(path: Path | None = None, overrides: Mapping[str, object] | None
         atkd_jax.errors.InputError: command line: unknown key training.stps; the nearest is training.steps.
     """
     overrides = dict(overrides or {})
-    tree = _read_yaml(path) if path is not None else {}
+    tree = read_yaml(path) if path is not None else {}
     for dotted, value in overrides.items():
         *groups, name = dotted.split(".")
         group = tree
@@ -54,7 +57,7 @@ def load_config(path: Path | None = None, overrides: Mapping[str, object] | None
     def source(dotted: str) -> str:
         on_command_line = path is None or any(f"{name}.".startswith(f"{dotted}.") for name in overrides)
         # A rule over a whole group is the file's to break, unless the override alone makes up the group.
-        return COMMAND_LINE if on_command_line else str(path)
+        return origin if on_command_line else str(path)
 
     _refuse_switches(tree, source)
     try:
@@ -96,7 +99,12 @@ def _refuse_switches(tree: Mapping[str, Any], source: Any) -> None:
             raise InputError(f"{source(dotted)}: {dotted} must be {config_fields.allowed(field)}, but {value} came.")
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A file's keys and values, not validated.
+
+    Raises:
+        InputError: The file cannot be read or parsed, or a key stands twice.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):

@@ -57,11 +57,19 @@ def parse_options(verb: str, options_class: type[OptionsT], words: Sequence[str]
         InputError: A word, a key or a value is not understood.
         SystemExit: With code 0, after `--help`.
     """
+    options, overrides = parse_overrides(verb, options_class, words, summary=summary)
+    return dataclasses.replace(options, settings=load_config(options.config, overrides))
+
+
+def parse_overrides(
+    verb: str, options_class: type[OptionsT], words: Sequence[str], *, summary: str
+) -> tuple[OptionsT, dict[str, object]]:
+    """The verb's options, and the keys of the config that the words name, unchecked. Otherwise as `parse_options`."""
     options, unknown = parse_own(verb, options_class, words, summary=summary)
     if unknown:
         raise InputError(_unknown_option(unknown, options_class, verb))
     overrides = {name: _value(name, words) for name, words in _flatten(options.settings)}
-    return dataclasses.replace(options, settings=load_config(options.config, overrides))
+    return dataclasses.replace(options, settings=Config()), overrides
 
 
 def parse_own(verb: str, options_class: type[AnyT], words: Sequence[str], *, summary: str) -> tuple[AnyT, list[str]]:

@@ -18,12 +18,15 @@ from atkd_jax.commands.student import read_trained_student, student_at_start
 from atkd_jax.commands.verbs import EvaluateOptions
 from atkd_jax.config import Config
 from atkd_jax.data import EvaluationBatches, Examples, evaluation_batches, open_source, spaced_examples
-from atkd_jax.evaluation import Report, Sample, measure, render_table, sample_answers
+from atkd_jax.evaluation import Report, Sample, answer, measure, render_table, rouge_l, sample_answers
 from atkd_jax.models import Decoder, Pruning
 from atkd_jax.sharding import make_mesh, make_meshes, row_share
 from atkd_jax.teachers import LoadedTeacher, load_teacher
 from atkd_jax.training.calibration import first_batches, measured_pruning, read_pruning
 from atkd_jax.training.run import open_batches
+
+# Prompts that are answered at once for ROUGE-L.
+_ROUGE_ROWS = 16
 
 
 def run(options: EvaluateOptions) -> None:
@@ -32,7 +35,7 @@ def run(options: EvaluateOptions) -> None:
     console = Console(quiet=jax.process_index() != 0)
     began = time.monotonic()
     teacher = load_teacher(config.teacher, cache_dir=config.cache_dir, report=console.print)
-    students, step = _students(config, teacher, with_run=options.run)
+    students, step = _students(config, teacher, with_run=options.run, after_only=options.after_only)
     examples = spaced_examples(
         open_source(
             config.data.source, split=config.evaluation.split, cache_dir=config.cache_dir, report=console.print
@@ -41,8 +44,10 @@ def run(options: EvaluateOptions) -> None:
     )
     batches = _batches(config, examples, teacher.tokenizer)
     report = _measure(config, teacher, students, batches, console)
+    answering = students if options.after_only else {"teacher": teacher.model, **students}
+    report = _with_rouge(config, report, answering, examples, teacher.tokenizer)
     samples = sample_answers(
-        {"teacher": teacher.model, **students},
+        answering,
         [examples[number] for number in range(min(config.evaluation.samples, len(examples)))],
         teacher.tokenizer,
         template=config.data.template,
@@ -67,10 +72,14 @@ def run(options: EvaluateOptions) -> None:
     _keep(config, facts, report, samples, console)
 
 
-def _students(config: Config, teacher: LoadedTeacher, *, with_run: bool) -> tuple[dict[str, Decoder], int | None]:
+def _students(
+    config: Config, teacher: LoadedTeacher, *, with_run: bool, after_only: bool
+) -> tuple[dict[str, Decoder], int | None]:
     """The student before training, and the trained one with the step that it has reached."""
     # A run that is not there is found out first, before the minutes that the rest takes.
     trained = read_trained_student(config, teacher_directory=teacher.directory) if with_run else None
+    if trained is not None and after_only:
+        return {"student after": trained[0]}, trained[1]
     before = student_at_start(config, teacher.model, pruning=_pruning(config, teacher, with_run=with_run))
     if trained is None:
         return {"student before": before}, None
@@ -124,6 +133,29 @@ def _measure(
             mesh=make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor),
             on_batch=on_batch,
         )
+
+
+def _with_rouge(
+    config: Config, report: Report, models: Mapping[str, Decoder], examples: Examples, tokenizer: Any
+) -> Report:
+    """The report with the models' ROUGE-L on evenly spaced examples, where that is asked for."""
+    if not config.evaluation.rouge_examples:
+        return report
+    chosen = spaced_examples(examples, config.evaluation.rouge_examples)
+    picked = [chosen[number] for number in range(len(chosen))]
+    scores = dict(report.scores)
+    for name, model in models.items():
+        answers = answer(
+            model,
+            [example.prompt for example in picked],
+            tokenizer,
+            template=config.data.template,
+            max_new_tokens=config.evaluation.sample_tokens,
+            batch_size=min(len(picked), _ROUGE_ROWS),
+        )
+        found = rouge_l(answers, [example.response for example in picked])
+        scores[name] = dataclasses.replace(scores[name], rouge_l=found)
+    return dataclasses.replace(report, scores=scores)
 
 
 def _print_samples(console: Console, samples: Sequence[Sample]) -> None:

@@ -7,13 +7,13 @@ work, so that `--help` imports no jax.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from atkd_jax.commands.command_line import Options, parse_options, parse_own
+from atkd_jax.commands.command_line import Options, parse_options, parse_overrides, parse_own
 from atkd_jax.errors import InputError
 
 
@@ -47,6 +47,8 @@ class EvaluateOptions(Options):
 
     run: bool = True
     """Measure the run's newest checkpoint too; without it, the teacher and the student before training."""
+    after_only: bool = False
+    """Leave out what runs like this one share: the student before training, and the teacher's answers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +108,32 @@ class ExportOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True)
+class StudyOptions(Options):
+    """Of `study`; the keys of the config go over those of every cell."""
+
+    study: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[STUDY]")] = None
+    """The study's YAML file."""
+    dry_run: bool = False
+    """Print the cells and which of them have finished, and start nothing."""
+    processes: int = 0
+    """How many cells run at a time; 0 leaves it to the file."""
+    only: tuple[str, ...] = ()
+    """Names of cells; the others are left out."""
+    seeds: tuple[int, ...] = ()
+    """Seeds in place of the file's."""
+    directory: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """Where the results land, in place of the file's."""
+    cell: str = ""
+    """Run this cell alone, NAME/SEED, in this process: what a cluster's queue may start many of."""
+    lifeline: tyro.conf.Suppress[int] = -1
+    """The descriptor of a pipe from the process that started this one; when it closes, this one saves and ends."""
+    overrides: tyro.conf.Suppress[Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    """The keys of the config that the command line names."""
+    words: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """The words themselves."""
+
+
+@dataclasses.dataclass(frozen=True)
 class LocalOptions:
     """Of `local`, which starts another verb and takes no config itself."""
 
@@ -134,6 +162,7 @@ VERBS = {
     "generate": Verb("Answer a prompt, or a file of them, with the run's student or its teacher.", GenerateOptions),
     "export": Verb("Write the run's student as a Hugging Face directory or a GGUF file.", ExportOptions),
     "plan": Verb("Compile the train step for a TPU topology, without a TPU: memory, speed, advice.", PlanOptions),
+    "study": Verb("Run a grid of configs over seeds, go on where it stopped, and compare what came out.", StudyOptions),
     "local": Verb(
         "Run train, evaluate or cache in several processes on this machine, on its CPU: local VERB ...", LocalOptions
     ),
@@ -151,6 +180,8 @@ def parse_verb(verb: str, words: Sequence[str]) -> Any:
     """
     if verb == "local":
         return _parse_local(words)
+    if verb == "study":
+        return _parse_study(words)
     options = parse_options(verb, VERBS[verb].options, words, summary=VERBS[verb].summary)
     if verb not in OF_MANY and (options.settings.distributed.num_processes or 1) > 1:
         raise InputError(
@@ -158,6 +189,14 @@ def parse_verb(verb: str, words: Sequence[str]) -> Any:
             f"{options.settings.distributed.num_processes}; {_listed('and')} can be shared among many."
         )
     return options
+
+
+def _parse_study(words: Sequence[str]) -> StudyOptions:
+    """A study's cells have configs of their own, so that no config is made of the words here."""
+    options, overrides = parse_overrides("study", StudyOptions, words, summary=VERBS["study"].summary)
+    if options.config is not None:
+        raise InputError(f"command line: study takes the study's own file, as `launch.py study {options.config}`.")
+    return dataclasses.replace(options, overrides=overrides, words=tuple(words))
 
 
 def _parse_local(words: Sequence[str]) -> LocalOptions:

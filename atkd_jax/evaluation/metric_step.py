@@ -21,11 +21,13 @@ class TokenMetrics(NamedTuple):
     Attributes:
         cross_entropy: float32, -log p(target) in nats.
         forward_kl: float32, KL(teacher || model) in nats.
+        reverse_kl: float32, KL(model || teacher) in nats.
         agreement: float32, 1 where the model's likeliest token is the teacher's.
     """
 
     cross_entropy: jax.Array
     forward_kl: jax.Array
+    reverse_kl: jax.Array
     agreement: jax.Array
 
 
@@ -97,6 +99,7 @@ def _token_metrics(logits: jax.Array, teacher_logits: jax.Array, targets: jax.Ar
     values = TokenMetrics(
         cross_entropy=-losses.target_log_prob(logits=logits, targets=targets),
         forward_kl=losses.forward_kl(student_logits=logits, teacher_logits=teacher_logits),
+        reverse_kl=losses.reverse_kl(student_logits=logits, teacher_logits=teacher_logits),
         agreement=(logits.argmax(-1) == teacher_logits.argmax(-1)).astype(jnp.float32),
     )
     return jax.tree.map(lambda value: jnp.where(valid, value, 0), values)

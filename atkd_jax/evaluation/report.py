@@ -19,19 +19,23 @@ class Scores:
     Attributes:
         cross_entropy: -log p(target), nats per token.
         forward_kl: KL(teacher || model), nats per token.
+        reverse_kl: KL(model || teacher), nats per token.
         agreement: Share of tokens where the model's likeliest token is the teacher's.
+        rouge_l: Of answers to prompts, 0 to 100; None where none were asked for.
     """
 
     cross_entropy: float
     forward_kl: float
+    reverse_kl: float
     agreement: float
+    rouge_l: float | None = None
 
     @property
     def perplexity(self) -> float:
         """exp of the cross-entropy of the data, and of nothing else.
 
         Example:
-            >>> round(Scores(cross_entropy=2.0, forward_kl=0.0, agreement=1.0).perplexity, 4)
+            >>> round(Scores(cross_entropy=2.0, forward_kl=0.0, reverse_kl=0.0, agreement=1.0).perplexity, 4)
             7.3891
         """
         try:
@@ -56,8 +60,10 @@ class Report:
                     "perplexity": _finite(own.perplexity),
                     "cross_entropy": _finite(own.cross_entropy),
                     "forward_kl": _finite(own.forward_kl),
+                    "reverse_kl": _finite(own.reverse_kl),
                     "top1_agreement": _finite(own.agreement),
                 }
+                | ({} if own.rouge_l is None else {"rouge_l": own.rouge_l})
                 for name, own in self.scores.items()
             },
         }
@@ -72,7 +78,10 @@ def render_table(report: Report, *, title: str) -> Table:
     scores = report.scores.values()
     table.add_row("perplexity", *(_short(own.perplexity) for own in scores))
     table.add_row("forward KL to the teacher", *(f"{own.forward_kl:.4f}" for own in scores))
+    table.add_row("reverse KL to the teacher", *(f"{own.reverse_kl:.4f}" for own in scores))
     table.add_row("top-1 agreement", *(f"{own.agreement:.1%}" for own in scores))
+    if any(own.rouge_l is not None for own in scores):
+        table.add_row("ROUGE-L", *("" if own.rouge_l is None else f"{own.rouge_l:.2f}" for own in scores))
     return table
 
 

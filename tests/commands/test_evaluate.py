@@ -31,6 +31,16 @@ def test_what_has_not_begun_is_measured_without_the_run(untrained, untrained_wor
     assert (kept["examples"], kept["checkpoint_step"]) == (2, None)
 
 
+def test_runs_that_share_their_start_leave_it_out_and_answers_are_scored(trained, trained_words, capsys):
+    words = ["--after_only", "--evaluation.rouge_examples", "3", "--evaluation.samples", "0"]
+    assert main(["evaluate", *trained_words, *words]) == 0
+    assert "ROUGE-L" in capsys.readouterr().out
+    models = json.loads((trained.run_dir / "evaluation.json").read_text())["models"]
+    assert list(models) == ["teacher", "student after"]
+    assert "rouge_l" not in models["teacher"]
+    assert 0 <= models["student after"]["rouge_l"] <= 100
+
+
 def test_examples_that_do_not_fit_are_counted(untrained, untrained_words, capsys):
     words = ["--no-run", "--evaluation.samples", "0", "--data.sequence_length", "36", "--data.overlong", "truncate"]
     assert main(["evaluate", *untrained_words, *words]) == 0

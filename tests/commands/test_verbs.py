@@ -1,5 +1,6 @@
 import dataclasses
 import importlib
+from pathlib import Path
 
 import pytest
 
@@ -26,7 +27,8 @@ def test_every_option_is_explained(name, capsys):
     out = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert verb.summary in out
     shared = {field.name for field in dataclasses.fields(Options)}
-    own = [field for field in dataclasses.fields(verb.options) if field.name not in {*shared, "command"}]
+    inner = {"command", "lifeline", "overrides", "words"}
+    own = [field for field in dataclasses.fields(verb.options) if field.name not in {*shared, *inner}]
     for field in own:
         assert f"--{field.name}" in out or f"[{field.name.upper()}]" in out
 
@@ -61,7 +63,15 @@ def test_what_is_wrong_with_local_is_told_before_anything_starts(words, sentence
         parse_verb("local", words)
 
 
-@pytest.mark.parametrize("name", sorted(set(VERBS) - {"local", *OF_MANY}))
+def test_a_study_keeps_the_keys_that_the_words_name_unchecked():
+    options = parse_verb("study", ["a.yaml", "--seeds", "1", "2", "--objective.beta", "7"])
+    assert (options.study, options.seeds, options.overrides) == (Path("a.yaml"), (1, 2), {"objective.beta": "7"})
+    assert options.words == ("a.yaml", "--seeds", "1", "2", "--objective.beta", "7")
+    with pytest.raises(InputError, match=r"study takes the study's own file, as `launch.py study a.yaml`"):
+        parse_verb("study", ["--config", "a.yaml"])
+
+
+@pytest.mark.parametrize("name", sorted(set(VERBS) - {"local", "study", *OF_MANY}))
 def test_verbs_of_one_process_refuse_to_be_one_of_many(name):
     with pytest.raises(InputError, match=rf"{name} is the work of one process, but distributed.num_processes is 2; tr"):
         parse_verb(name, ["--distributed.num_processes", "2"])

@@ -85,7 +85,7 @@ def forward(model, tokens):
 
 
 def oracle(teacher, student, examples):
-    """Cross-entropy, forward KL and agreement by NumPy in float64, one example at a time, unpadded."""
+    """Cross-entropy, forward and reverse KL, and agreement by NumPy in float64, one example at a time, unpadded."""
     found = []
     for tokens, counts in examples:
         log_probs = []
@@ -96,12 +96,13 @@ def oracle(teacher, student, examples):
         for place in range(len(tokens) - 1):
             if counts[place + 1]:
                 p, q = teachers[place], own[place]
-                found.append((-q[tokens[place + 1]], np.sum(np.exp(p) * (p - q)), p.argmax() == q.argmax()))
+                divergences = np.sum(np.exp(p) * (p - q)), np.sum(np.exp(q) * (q - p))
+                found.append((-q[tokens[place + 1]], *divergences, p.argmax() == q.argmax()))
     return np.mean(found, axis=0), len(found)
 
 
 def as_row(scores):
-    return [scores.cross_entropy, scores.forward_kl, scores.agreement]
+    return [scores.cross_entropy, scores.forward_kl, scores.reverse_kl, scores.agreement]
 
 
 def test_it_agrees_with_numpy_in_float64():

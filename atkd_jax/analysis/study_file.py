@@ -1,0 +1,97 @@
+"""A study as its YAML file says it: which runs there are, over which seeds, and what is compared with what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from atkd_jax import config_fields
+from atkd_jax.config_file import read_yaml
+from atkd_jax.config_node import Node, UserPath
+from atkd_jax.errors import InputError
+
+
+class CellSettings(Node):
+    """One kind of run of a study."""
+
+    config: Path | None = Field(default=None, description="The run's config file; the study's base if not set.")
+    settings: dict[str, Any] = Field(default={}, description="What differs from it, by dotted names or in groups.")
+    seeds: tuple[int, ...] = Field(default=(), description="Its own seeds; the study's if not set.")
+
+
+class Study(Node):
+    """A grid of runs over seeds. Paths of configs are relative to the study's file."""
+
+    directory: UserPath = Field(description="Everything that the study writes lands here.")
+    base: Path | None = Field(default=None, description="The config file that the cells differ from.")
+    configs: tuple[str, ...] = Field(
+        default=(), description="Config files, or patterns of them: each is a cell with the file's name."
+    )
+    cells: dict[str, CellSettings] = Field(default={}, description="Cells by name.")
+    prepared: dict[str, CellSettings] = Field(
+        default={}, description="Cells outside the grid that others start from, by the first seed unless they say more."
+    )
+    grid: dict[str, tuple[Any, ...] | dict[str, dict[str, Any]]] = Field(
+        default={},
+        description="Each axis: values of the key that it is named for, or named groups of settings. Every cell is run "
+        "for every combination.",
+    )
+    settings: dict[str, Any] = Field(default={}, description="Of all cells; a cell's own go over them.")
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="Each cell is run with each.")
+    reference: str | dict[str, str] | None = Field(
+        default=None,
+        description="What cells are compared with: one cell, or one choice of an axis, or a cell for each by name.",
+    )
+    processes: int = Field(default=1, ge=1, description="How many cells run at a time.")
+    environments: tuple[dict[str, str], ...] = Field(
+        default=(), description="Variables of each of the processes, such as the accelerator that it may see."
+    )
+
+
+def read_study(path: Path) -> Study:
+    """Reads a study's file.
+
+    Raises:
+        InputError: The file cannot be read, or a key is unknown or has a value that it cannot have.
+    """
+    try:
+        study = Study.model_validate(read_yaml(path))
+    except ValidationError as error:
+        raise InputError(f"{path}: {_sentence(error)}.") from None
+    for seeds in (study.seeds, *(cell.seeds for cell in (*study.cells.values(), *study.prepared.values()))):
+        if len(set(seeds)) < len(seeds) or min(seeds, default=0) < 0:
+            raise InputError(f"{path}: seeds must be whole numbers from 0 on, each once, but {list(seeds)} came.")
+    if study.environments and len(study.environments) != study.processes:
+        raise InputError(
+            f"{path}: environments must have one for each of the {study.processes} processes, but "
+            f"{len(study.environments)} came."
+        )
+    return study
+
+
+def flat_settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns settings in groups, or by dotted names, all by dotted names.
+
+    Example:
+        >>> flat_settings({"training": {"steps": 3}, "student.layers": 2})
+        {'training.steps': 3, 'student.layers': 2}
+    """
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= flat_settings(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
+def _sentence(error: ValidationError) -> str:
+    detail = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+    dotted = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        *_, name = detail["loc"]
+        known = Study.model_fields if len(detail["loc"]) == 1 else CellSettings.model_fields
+        near = config_fields.nearest(str(name), known)
+        return f"unknown key {dotted}; " + (f"the nearest is {near}" if near else f"there are {', '.join(known)}")
+    if detail["type"] == "missing":
+        return f"{dotted} is needed: {Study.model_fields[dotted].description}"
+    return f"{dotted}: {detail['msg'][0].lower()}{detail['msg'][1:]}, but {detail['input']!r} came"

@@ -1,0 +1,115 @@
+"""A study's results as CSV, JSON and Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from atkd_jax.analysis.paired import Comparison, Spread
+from atkd_jax.analysis.results import Result
+from atkd_jax.analysis.summary import COMPARED, Summary
+
+# In the order of the tables: name in the files, title, and how many digits behind the point.
+MEASURES = {
+    "perplexity": ("perplexity", 2),
+    "forward_kl": ("forward KL", 4),
+    "reverse_kl": ("reverse KL", 4),
+    "top1_agreement": ("top-1 agreement", 4),
+    "rouge_l": ("ROUGE-L", 2),
+    "tokens_per_second": ("tokens/s", 0),
+}
+
+
+def as_csv(results: Sequence[Result]) -> str:
+    """Returns a line per run."""
+    axes = list(dict.fromkeys(axis for result in results for axis in result.cell.labels))
+    measures = list(dict.fromkeys(name for result in results for name in result.measures))
+    teachers = list(dict.fromkeys(name for result in results for name in result.teacher))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    of_teacher = [f"teacher_{name}" for name in teachers]
+    writer.writerow(["name", *axes, "seed", "prepared", *measures, *of_teacher, "seconds"])
+    for cell, own, teacher, seconds in results:
+        labels = [cell.labels.get(axis, "") for axis in axes]
+        numbers = [own.get(name, "") for name in measures] + [teacher.get(name, "") for name in teachers]
+        writer.writerow([cell.name, *labels, cell.seed, int(cell.is_prepared), *numbers, seconds])
+    return text.getvalue()
+
+
+def as_json(results: Sequence[Result], summaries: Sequence[Summary], failed: Mapping[str, str]) -> dict[str, Any]:
+    """Returns runs, summaries and failures as JSON can hold them; a number that is not finite becomes None."""
+    return _finite(
+        {
+            "runs": [
+                {"name": cell.name, "seed": cell.seed, "labels": dict(cell.labels)}
+                | {"measures": own, "teacher": teacher, "seconds": seconds}
+                for cell, own, teacher, seconds in results
+            ],
+            "summary": [
+                {
+                    **each._asdict(),
+                    "labels": dict(each.labels),
+                    "spreads": {name: value._asdict() for name, value in each.spreads.items()},
+                    "comparisons": {name: value._asdict() for name, value in each.comparisons.items()},
+                }
+                for each in summaries
+            ],
+            "failed": dict(failed),
+        }
+    )
+
+
+def as_markdown(summaries: Sequence[Summary], failed: Mapping[str, str]) -> str:
+    """Returns the tables: mean and standard deviation over seeds, and the differences from the references."""
+    present = [name for name in MEASURES if any(name in each.spreads for each in summaries)]
+    lines = [_row(["cell", "seeds", *(MEASURES[name][0] for name in present)]), _rule(2, len(present))]
+    for each in sorted(summaries, key=lambda each: each.is_prepared):
+        seeds = max((value.n for value in each.spreads.values()), default=0)
+        cells = [_spread_text(each.spreads.get(name), MEASURES[name][1]) for name in present]
+        lines.append(_row([each.name + (" (prepared)" if each.is_prepared else ""), str(seeds), *cells]))
+    lines += ["", "Mean ± standard deviation over seeds, on held-out examples.", ""]
+    compared = [each for each in summaries if each.comparisons]
+    if compared:
+        shown = [name for name in present if name in COMPARED]
+        titles = [f"{MEASURES[name][0]} (p)" for name in shown]
+        lines += [_row(["cell", "less", *titles, "pairs"]), _rule(2, len(shown) + 1)]
+        for each in compared:
+            cells = [_comparison_text(each.comparisons.get(name), MEASURES[name][1]) for name in shown]
+            pairs = max(comparison.n for comparison in each.comparisons.values())
+            lines.append(_row([each.name, each.reference or "", *cells, str(pairs)]))
+        lines += ["", "Mean difference over the seeds that both have; p: paired t-test, two-sided, uncorrected.", ""]
+    lines += [f"Failed: {key}: {why}." for key, why in failed.items()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _rule(texts: int, numbers: int) -> str:
+    return "|" + "---|" * texts + "---:|" * numbers
+
+
+def _spread_text(value: Spread | None, digits: int) -> str:
+    if value is None:
+        return ""
+    text = f"{value.mean:,.{digits}f}"
+    return text if value.deviation is None else f"{text} ± {value.deviation:,.{digits}f}"
+
+
+def _comparison_text(value: Comparison | None, digits: int) -> str:
+    if value is None:
+        return ""
+    p_value = "no test" if value.p_value is None else f"{value.p_value:.3f}"
+    return f"{value.mean_difference:+,.{digits}f} ({p_value})"

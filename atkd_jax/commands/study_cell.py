@@ -1,0 +1,66 @@
+"""One cell of a study: trained, measured, exported where another one starts from it, and its result kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+from atkd_jax.analysis.grid import Cell
+from atkd_jax.analysis.results import RESULT_NAME, result_json
+from atkd_jax.commands.run_directory import write_json, write_text
+from atkd_jax.commands.verbs import EvaluateOptions, ExportOptions, TrainOptions
+
+_INPUTS_NAME = "inputs"
+
+
+def run_cell(cell: Cell, fingerprint: str, *, lifeline: int = -1) -> None:
+    """Runs a cell from where it stands.
+
+    A run directory that was begun with other inputs is put aside, as `SEED.KEY` of those.
+
+    Args:
+        cell: The cell.
+        fingerprint: Of its inputs.
+        lifeline: The descriptor of a pipe; when its other end closes, the cell saves and ends. -1 for none.
+
+    Raises:
+        SystemExit: Where a signal ended it early.
+    """
+    # These import jax, which a study itself has no use for.
+    from atkd_jax.commands import evaluate, export, train
+
+    if lifeline >= 0:
+        threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+    began, config = time.monotonic(), cell.config
+    _begin(config.run_dir, fingerprint)
+    train.run(TrainOptions(settings=config))
+    evaluate.run(EvaluateOptions(settings=config, after_only=True))
+    if cell.is_needed:
+        export.run(ExportOptions(settings=config))
+    seconds = round(time.monotonic() - began, 3)
+    write_json(config.run_dir / RESULT_NAME, result_json(cell, fingerprint=fingerprint, seconds=seconds))
+
+
+def _begin(run_dir: Path, fingerprint: str) -> None:
+    inputs = run_dir / _INPUTS_NAME
+    before = inputs.read_text(encoding="utf-8").strip() if inputs.exists() else None
+    if before is not None and before != fingerprint:
+        # The log of this process is being written into the directory and goes on in the old one's place.
+        aside = run_dir.with_name(f"{run_dir.name}.{before}")
+        run_dir.rename(aside)
+        run_dir.mkdir()
+        if (aside / "log.txt").exists():
+            (aside / "log.txt").rename(run_dir / "log.txt")
+        print(f"The inputs have changed: what was here is now {aside}.")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_text(inputs, fingerprint + "\n")
+
+
+def _end_with(lifeline: int) -> None:
+    """Waits until whoever started this process has ended or wants it to end."""
+    with open(lifeline, "rb") as pipe:
+        pipe.read()
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,40 @@
+import json
+
+from atkd_jax.analysis.results import RESULT_NAME, measured, read_result, result_json, share_done
+
+
+def finish(cell, *, perplexity=7.0, speeds=(10.0, 400.0, 300.0, 200.0)):
+    """What training and evaluation leave behind."""
+    run_dir = cell.config.run_dir
+    run_dir.mkdir(parents=True)
+    lines = [{"step": step, "tokens_per_second": speed} for step, speed in enumerate(speeds, start=1)]
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    models = {"teacher": {"perplexity": 3.0}, "student after": {"perplexity": perplexity, "forward_kl": 0.5}}
+    (run_dir / "evaluation.json").write_text(json.dumps({"models": models}))
+
+
+def test_speed_is_the_median_without_the_step_that_compiled(cells_of):
+    _, (cell,) = cells_of()
+    finish(cell)
+    student, teacher = measured(cell.config.run_dir)
+    assert student == {"perplexity": 7.0, "forward_kl": 0.5, "tokens_per_second": 300.0}
+    assert teacher == {"perplexity": 3.0}
+
+
+def test_a_result_is_read_with_the_inputs_that_it_was_written_with(cells_of):
+    _, (cell,) = cells_of()
+    finish(cell, perplexity=None)
+    assert read_result(cell, fingerprint="x") is None
+    (cell.config.run_dir / RESULT_NAME).write_text(json.dumps(result_json(cell, fingerprint="x", seconds=3.5)))
+    found = read_result(cell, fingerprint="x")
+    assert (found.measures["perplexity"], found.measures["forward_kl"], found.seconds) == (float("inf"), 0.5, 3.5)
+    assert read_result(cell, fingerprint="y") is None
+    (cell.config.run_dir / RESULT_NAME).write_text("{half")
+    assert read_result(cell, fingerprint="x") is None
+
+
+def test_a_running_cell_s_share_is_read_off_its_metrics(cells_of):
+    _, (cell,) = cells_of(settings={"training.steps": 8})
+    assert share_done(cell) == 0
+    finish(cell)
+    assert share_done(cell) == 0.5
