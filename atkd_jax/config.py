@@ -15,6 +15,7 @@ from atkd_jax.config_cache import CacheConfig
 from atkd_jax.config_machines import DistributedConfig, MeshConfig, ProfileConfig
 from atkd_jax.config_neighbours import InstanceWeightingConfig
 from atkd_jax.config_node import Dtype, Node, UserPath
+from atkd_jax.config_rollout import RolloutConfig
 from atkd_jax.config_teacher import TeacherConfig
 
 _LORA_TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
@@ -115,6 +116,11 @@ class DataConfig(Node):
     overlong: Literal["truncate", "drop", "error"] = Field(
         default="truncate", description="What happens to an example longer than a row. Each is counted."
     )
+    corpus: str | None = Field(
+        default=None,
+        description="Plain text, as source, for the rows that no model writes, in place of the data's responses.",
+    )
+    corpus_split: str = Field(default="train", description="Of the corpus.")
 
 
 class ObjectiveConfig(Node):
@@ -196,34 +202,6 @@ class ObjectiveConfig(Node):
         return self
 
 
-class RolloutConfig(Node):
-    """Learning from text that models write during the run."""
-
-    author: Literal["data", "student", "teacher", "mixed"] = Field(
-        default="data",
-        description="Who writes the responses; mixed: each token is drawn from a p + (1 - a) q, teacher p, student q.",
-    )
-    fraction: float = Field(
-        default=1.0, ge=0, le=1, description="The probability that a row's response is written; the rest is the data's."
-    )
-    teacher_weight: float = Field(default=0.2, ge=0, le=1, description="mixed: a.")
-    max_new_tokens: int = Field(default=128, ge=1, description="The longest response.")
-    temperature: float = Field(default=1.0, ge=0, description="Divides the logits; 0 takes the likeliest token.")
-    top_k: int | None = Field(default=None, ge=1, description="Draw among so many of the likeliest tokens.")
-    top_p: float = Field(
-        default=1.0, gt=0, le=1, description="Draw among the fewest tokens of so much probability together."
-    )
-    buffer_size: int = Field(
-        default=0,
-        ge=0,
-        description="Keep so many written texts; they are learned from again ever more often, in place of new ones.",
-    )
-    unstack_layers: bool = Field(
-        default=False,
-        description="Write with a second copy of the layers' weights, taken apart, which is faster on CPUs.",
-    )
-
-
 class OptimizerConfig(Node):
     """AdamW with linear warm-up, cosine decay and clipping by the global norm."""
 
@@ -265,6 +243,14 @@ class TrainingConfig(Node):
     )
     max_nonfinite_steps: int = Field(default=5, ge=1, description="Stop after so many skipped steps in a row.")
     log_every_steps: int = Field(default=1, ge=1, description="Steps between lines of metrics.jsonl.")
+    validate_every_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="Steps between measurements of the student's cross-entropy on evaluation.split; none for none.",
+    )
+    validation_examples: int = Field(
+        default=64, ge=1, description="How many examples that is, evenly spaced over the split."
+    )
 
     @model_validator(mode="after")
     def _divides(self) -> TrainingConfig:
@@ -372,14 +358,11 @@ class Config(Node):
 
     @model_validator(mode="after")
     def _rolls_out_unpacked_rows(self) -> Config:
-        if self.rollout.author != "data" and self.objective.instance_weighting.is_on:
-            raise ValueError(
-                f"objective.instance_weighting is by the teacher's loss on the data's text, but rollout.author="
-                f"{self.rollout.author} writes other text; set it to data, or leave k_start and k_end out"
-            )
-        if self.rollout.author != "data" and self.data.packing:
-            raise ValueError(
-                f"rollout.author={self.rollout.author} writes one response a row, but data.packing=true puts several "
-                "into one; set data.packing to false"
-            )
+        self.rollout.require_place_in(
+            packing=self.data.packing,
+            corpus=self.data.corpus,
+            validates=self.training.validate_every_steps is not None,
+            weighs_instances=self.objective.instance_weighting.is_on,
+            sequence=self.mesh.sequence,
+        )
         return self

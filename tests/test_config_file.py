@@ -5,6 +5,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from atkd_jax.analysis.grid import expand
+from atkd_jax.analysis.study_file import read_study
+from atkd_jax.analysis.summary import require_references
 from atkd_jax.config import Config
 from atkd_jax.config_file import dump_config, load_config
 from atkd_jax.errors import InputError
@@ -150,7 +153,11 @@ def test_a_dumped_config_reads_back_equal(tmp_path_factory, steps, rate, layers,
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_shipped_config_is_valid_and_short(path):
-    load_config(path)
+    if path.parent.name == "studies":
+        study = read_study(path)
+        require_references(study, expand(study, path=path), path)
+    else:
+        load_config(path)
     text = path.read_text()
     assert len(text.splitlines()) <= 40
     header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))

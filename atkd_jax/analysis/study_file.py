@@ -45,6 +45,9 @@ class Study(Node):
         description="What cells are compared with: one cell, or one choice of an axis, or a cell for each by name.",
     )
     processes: int = Field(default=1, ge=1, description="How many cells run at a time.")
+    keep_checkpoints: bool = Field(
+        default=True, description="Whether those of a cell stay after it has finished; they hold the optimizer's state."
+    )
     environments: tuple[dict[str, str], ...] = Field(
         default=(), description="Variables of each of the processes, such as the accelerator that it may see."
     )

@@ -9,12 +9,11 @@ from flax import nnx
 from jax.sharding import Mesh
 from rich.console import Console
 
-from atkd_jax.commands.answers_file import write_answers
 from atkd_jax.commands.progress_line import progress_line
 from atkd_jax.commands.student import read_trained_student
 from atkd_jax.commands.verbs import GenerateOptions
 from atkd_jax.config import Config
-from atkd_jax.data import open_source, read_prompts
+from atkd_jax.data import open_source, read_prompts, write_answers
 from atkd_jax.errors import InputError
 from atkd_jax.evaluation import answer
 from atkd_jax.interop import fetch_model, load_tokenizer, on_one_device

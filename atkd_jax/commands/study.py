@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from atkd_jax.analysis.summary import require_references, summarize
 from atkd_jax.analysis.tables import as_csv, as_json, as_markdown
 from atkd_jax.commands.run_directory import write_json, write_text
 from atkd_jax.commands.study_cell import run_cell
-from atkd_jax.commands.study_process import CellProcess, Lock, log_of
+from atkd_jax.commands.study_process import LIFELINE, CellProcess, Lock, log_of
 from atkd_jax.commands.verbs import StudyOptions
 from atkd_jax.errors import InputError
 
@@ -39,7 +40,9 @@ def run(options: StudyOptions) -> None:
     study, cells = _cells(options, path)
     prints = _fingerprints(study, cells)
     if options.cell:
-        run_cell(_named(cells, options.cell, path), prints[options.cell], lifeline=options.lifeline)
+        cell = _named(cells, options.cell, path)
+        lifeline = int(os.environ.get(LIFELINE, "-1"))
+        run_cell(cell, prints[cell.key], lifeline=lifeline, keep_checkpoints=study.keep_checkpoints)
         return
     console = Console()
     done = _finished(cells, prints)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -16,7 +17,7 @@ from atkd_jax.commands.verbs import EvaluateOptions, ExportOptions, TrainOptions
 _INPUTS_NAME = "inputs"
 
 
-def run_cell(cell: Cell, fingerprint: str, *, lifeline: int = -1) -> None:
+def run_cell(cell: Cell, fingerprint: str, *, lifeline: int = -1, keep_checkpoints: bool = True) -> None:
     """Runs a cell from where it stands.
 
     A run directory that was begun with other inputs is put aside, as `SEED.KEY` of those.
@@ -25,6 +26,7 @@ def run_cell(cell: Cell, fingerprint: str, *, lifeline: int = -1) -> None:
         cell: The cell.
         fingerprint: Of its inputs.
         lifeline: The descriptor of a pipe; when its other end closes, the cell saves and ends. -1 for none.
+        keep_checkpoints: Whether they stay once the result is there.
 
     Raises:
         SystemExit: Where a signal ended it early.
@@ -42,6 +44,8 @@ def run_cell(cell: Cell, fingerprint: str, *, lifeline: int = -1) -> None:
         export.run(ExportOptions(settings=config))
     seconds = round(time.monotonic() - began, 3)
     write_json(config.run_dir / RESULT_NAME, result_json(cell, fingerprint=fingerprint, seconds=seconds))
+    if not keep_checkpoints:
+        shutil.rmtree(config.run_dir / "checkpoints", ignore_errors=True)
 
 
 def _begin(run_dir: Path, fingerprint: str) -> None:

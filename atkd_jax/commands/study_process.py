@@ -14,6 +14,9 @@ from atkd_jax.analysis.grid import Cell
 from atkd_jax.analysis.study_file import Study
 from atkd_jax.errors import InputError
 
+# The variable with the descriptor of the pipe by which a cell knows that its study is still there.
+LIFELINE = "ATKD_JAX_STUDY_LIFELINE"
+
 
 class Lock:
     """Held by a study and by the processes of its cells, which may outlive it for as long as they take to save."""
@@ -62,10 +65,10 @@ class CellProcess:
         variables = study.environments[slot] if study.environments else {}
         # Cells differ in little, so that what one has compiled serves the others.
         cache = {"JAX_COMPILATION_CACHE_DIR": str((study.directory / ".compiled").absolute())}
-        own = [*words, f"--cell={cell.key}", f"--lifeline={reading}"]
+        variables = variables | {LIFELINE: str(reading)}
         with log.open("a", encoding="utf-8") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "atkd_jax.commands", "study", *own],
+                [sys.executable, "-m", "atkd_jax.commands", "study", *words, f"--cell={cell.key}"],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -125,8 +125,6 @@ class StudyOptions(Options):
     """Where the results land, in place of the file's."""
     cell: str = ""
     """Run this cell alone, NAME/SEED, in this process: what a cluster's queue may start many of."""
-    lifeline: tyro.conf.Suppress[int] = -1
-    """The descriptor of a pipe from the process that started this one; when it closes, this one saves and ends."""
     overrides: tyro.conf.Suppress[Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     """The keys of the config that the command line names."""
     words: tyro.conf.Suppress[tuple[str, ...]] = ()

@@ -4,6 +4,7 @@
 `render_prompt` gives the ids after which a model answers.
 """
 
+from atkd_jax.data.answers_file import write_answers
 from atkd_jax.data.counts import Counts
 from atkd_jax.data.evaluation_batches import EvaluationBatches, evaluation_batches
 from atkd_jax.data.examples import Example, Examples, spaced_examples
@@ -26,4 +27,5 @@ __all__ = [
     "render_prompt",
     "spaced_examples",
     "training_batches",
+    "write_answers",
 ]

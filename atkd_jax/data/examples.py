@@ -13,6 +13,7 @@ KEY_SETS = (
     ("prompt", None, "response"),
     ("instruction", "input", "output"),
     ("instruction", "context", "response"),
+    (None, None, "text"),
 )
 
 
@@ -39,6 +40,7 @@ def example_from_record(record: Mapping[str, Any], *, where: str) -> Example:
     - `instruction`, `output` and perhaps `input`: the prompt is the instruction, then, where the input is not empty, a
       blank line and the input, and at last a newline that keeps it apart from the response in the plain template.
     - `instruction`, `response` and perhaps `context`, as databricks-dolly has them: likewise.
+    - `text`, where there is none of these: plain text, all of it the response to an empty prompt.
 
     Args:
         record: names to text (str, or UTF-8 bytes as TFDS gives it).
@@ -53,6 +55,8 @@ def example_from_record(record: Mapping[str, Any], *, where: str) -> Example:
         Example(prompt='Add the numbers.\\n\\n1, 2\\n', response='3')
     """
     prompt_key, addition_key, response_key = require_known_keys(record, where=where)
+    if prompt_key is None:
+        return Example("", _text(record, response_key, where))
     prompt, response = _text(record, prompt_key, where), _text(record, response_key, where)
     if addition_key is None:
         return Example(prompt, response)
@@ -60,13 +64,13 @@ def example_from_record(record: Mapping[str, Any], *, where: str) -> Example:
     return Example(f"{prompt}\n\n{addition}\n" if addition else f"{prompt}\n", response)
 
 
-def require_known_keys(keys: Collection[str], *, where: str) -> tuple[str, str | None, str]:
+def require_known_keys(keys: Collection[str], *, where: str) -> tuple[str | None, str | None, str]:
     """Returns the first of `KEY_SETS` whose prompt and response are among the keys; InputError when none is."""
     for key_set in KEY_SETS:
-        if key_set[0] in keys and key_set[2] in keys:
+        if {key_set[0] or key_set[2], key_set[2]} <= set(keys):
             return key_set
     found = ", ".join(repr(key) for key in sorted(keys)) or "none"
-    needed = ", or ".join(f"{prompt!r} and {response!r}" for prompt, _, response in KEY_SETS)
+    needed = ", or ".join(" and ".join(map(repr, filter(None, (prompt, last)))) for prompt, _, last in KEY_SETS)
     raise InputError(f"{where} has the keys {found}, but an example needs {needed}: rename its fields.")
 
 

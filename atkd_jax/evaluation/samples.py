@@ -6,12 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-from flax import nnx
-
-from atkd_jax.data import Example, Template
+from atkd_jax.data import Example
 from atkd_jax.data.templates import TemplateName
-from atkd_jax.generation import cut_at, generate, stop_at
+from atkd_jax.generation import answer
 from atkd_jax.models import Decoder
 
 
@@ -53,47 +50,3 @@ def sample_answers(
         Sample(example.prompt, example.response, {name: texts[number] for name, texts in answers.items()})
         for number, example in enumerate(examples)
     ]
-
-
-def answer(
-    model: Decoder,
-    prompts: Sequence[str],
-    tokenizer: Any,
-    *,
-    template: TemplateName,
-    max_new_tokens: int,
-    stop_strings: Sequence[str] = (),
-    **sampling: Any,
-) -> list[str]:
-    """A model's answers as text without special tokens; the likeliest token each time unless `sampling` says more.
-
-    Args:
-        model: Who answers.
-        prompts: What is asked.
-        tokenizer: The model's own.
-        template: How a prompt becomes tokens, and which tokens end an answer.
-        max_new_tokens: The longest answer.
-        stop_strings: An answer ends before the first of these that it would hold.
-        **sampling: `temperature`, `top_k`, `top_p`, `key`, `numbers`, `batch_size` and `mesh` of
-            `atkd_jax.generation.generate`.
-
-    Raises:
-        InputError: A stop string is empty.
-    """
-    if not prompts:
-        return []
-    form = Template(template, tokenizer)
-
-    def decode(ids: Sequence[int]) -> str:
-        return tokenizer.decode(ids, skip_special_tokens=True)
-
-    answers = generate(
-        *nnx.split(model),
-        [form.prompt_ids(prompt) for prompt in prompts],
-        max_new_tokens=max_new_tokens,
-        eos_ids=form.stop_ids,
-        pad_id=form.padding_id,
-        end_of=stop_at(stop_strings, decode) if stop_strings else None,
-        **({"temperature": 0.0, "key": jax.random.key(0)} | sampling),
-    )
-    return [cut_at(decode(ids), stop_strings).strip() for ids in answers]

@@ -56,6 +56,12 @@ def with_texts(batch: Batch, texts: Mapping[int, Text], *, padding_id: int) -> B
     return batch
 
 
+def with_corpus(batch: Batch, corpus: Batch) -> Batch:
+    """Return the batch with a corpus's rows wherever no model wrote; both are of one shape."""
+    written = batch["is_written"]
+    return {"is_written": written} | {name: np.where(written, batch[name], rows) for name, rows in corpus.items()}
+
+
 class RolloutWriter:
     """Writes answers to the prompts of a step, in rectangles of few sizes.
 

@@ -32,7 +32,7 @@ class TeacherSignal(NamedTuple):
 def teacher_signal(
     graphdef: nnx.GraphDef[Decoder],
     params: Any,
-    *,
+    *frozen: Any,
     batch: dict[str, jax.Array],
     targets: jax.Array,
     mask: jax.Array,
@@ -45,6 +45,7 @@ def teacher_signal(
     Args:
         graphdef: The teacher's structure.
         params: Its weights.
+        *frozen: What of a student is not trained, where it is one that is asked.
         batch: tokens, positions and segment_ids, `[microbatches, rows, length]`.
         targets: int32 `[microbatches, rows, length]`.
         mask: bool, the same shape, true where a token counts.
@@ -52,7 +53,7 @@ def teacher_signal(
         with_target_log_probs: False spares the product with the head.
         mesh: How the teacher is split over devices; None or a single device splits nothing.
     """
-    teacher = nnx.merge(graphdef, params)
+    teacher = nnx.merge(graphdef, params, *frozen)
     head = teacher.head_matrix()
 
     def one(part: tuple[dict[str, jax.Array], jax.Array, jax.Array]) -> TeacherSignal:

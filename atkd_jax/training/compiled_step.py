@@ -64,7 +64,7 @@ def jitted_train_step(
         schedule=learning_rate_schedule(config.optimizer, steps=config.training.steps),
     )
     # A state that was read and one that was computed lie alike, so that both go through one program.
-    arrays = BATCH if config.rollout.author == "data" else (*BATCH, "is_written")
+    arrays = BATCH if not config.rollout.is_during_training else (*BATCH, "is_written")
     arrays = (*arrays, *(teacher.names if isinstance(teacher, CachedTeacher) else ()))
     batch = dict.fromkeys(arrays, row_sharding(meshes.student))
     return jax.jit(

@@ -17,6 +17,7 @@ from atkd_jax.training.profiling import ProfileWindow
 from atkd_jax.training.progress import ProgressLine
 from atkd_jax.training.state import TrainState
 from atkd_jax.training.throughput import StepCosts, Throughput
+from atkd_jax.training.validation import VALIDATION_NAME
 
 
 class Batches(Protocol):
@@ -179,7 +180,8 @@ class _MetricsReader:
         values = {name: float(value) for name, value in jax.device_get(arrays).items()}
         _refuse_bad_step(step, values, self._settings.max_nonfinite_steps)
         values |= self._throughput.step_ended(tokens=values["tokens"], counted_tokens=values["counted_tokens"])
-        if step % self._settings.log_every_steps == 0 or step == self._settings.steps:
+        is_due = step % self._settings.log_every_steps == 0 or step == self._settings.steps
+        if is_due or VALIDATION_NAME in values:
             self._metrics.write(step, values | data_metrics(numbers.read()))
             self._throughput.line_written()
         if not math.isfinite(values["loss"]):

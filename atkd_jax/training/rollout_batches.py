@@ -24,6 +24,7 @@ from atkd_jax.generation import (
     make_knobs,
     prompts_of_rows,
     row_keys,
+    with_corpus,
     with_texts,
 )
 from atkd_jax.models import Decoder
@@ -38,7 +39,9 @@ class RolloutSettings(NamedTuple):
     """What is written, and how often.
 
     Attributes:
-        fraction: the probability that a row's response is a model's.
+        fraction: the probability that a row's response is a model's, at first.
+        fraction_step: what is added to it when the validation loss has risen.
+        fraction_tolerance: by how much it must have risen.
         buffer_size: how many texts are kept to be learned from again; 0 keeps none.
         steps: of the whole run, over which new texts become rarer where there is a buffer.
         padding_id: fills rows up.
@@ -46,6 +49,8 @@ class RolloutSettings(NamedTuple):
     """
 
     fraction: float
+    fraction_step: float
+    fraction_tolerance: float
     buffer_size: int
     steps: int
     padding_id: int
@@ -63,6 +68,7 @@ class RolloutBatches(Iterator[dict[str, np.ndarray]]):
         params_of: Callable[[Any], tuple[Any, ...]],
         share: RowShare,
         settings: RolloutSettings,
+        corpus: SharedBatches | None = None,
     ):
         """Wraps the data's batches.
 
@@ -72,10 +78,26 @@ class RolloutBatches(Iterator[dict[str, np.ndarray]]):
             params_of: The student's weights -> those of all who write.
             share: Which rows of the global batch this process has.
             settings: The rest.
+            corpus: Rows of plain text, which stand where no model writes, in place of the data's responses.
         """
         self._batches, self._writer, self._params_of = batches, writer, params_of
         self._share, self._settings = share, settings
+        self._corpus = corpus
         self._buffer: list[Text] = []
+        self._fraction, self._validation_loss = settings.fraction, None
+
+    @property
+    def knows_validation_loss(self) -> bool:
+        """Whether there is a loss that the next one can be compared with, or the fraction does not go by it."""
+        return self._validation_loss is not None or not self._settings.fraction_step
+
+    def hear_validation_loss(self, loss: float) -> None:
+        """Raises the fraction where the loss has risen since it was last set, as DistiLLM does."""
+        if self._validation_loss is None:
+            self._validation_loss = loss
+        elif self._settings.fraction_step and loss >= self._validation_loss + self._settings.fraction_tolerance:
+            self._fraction = min(self._fraction + self._settings.fraction_step, 1.0)
+            self._validation_loss = loss
 
     def __next__(self) -> dict[str, np.ndarray]:
         return next(self._batches)
@@ -113,10 +135,12 @@ class RolloutBatches(Iterator[dict[str, np.ndarray]]):
         numbers = {
             "rollout/written_rows": float(len(new)),
             "rollout/buffered_rows": float(len(old)),
+            "rollout/fraction": self._fraction,
             "rollout/mean_tokens": float(np.mean(lengths)) if lengths else 0.0,
             "rollout/compilations": float(self._writer.compilations),
         }
-        return with_texts(batch, own, padding_id=self._settings.padding_id), numbers
+        filled = with_texts(batch, own, padding_id=self._settings.padding_id)
+        return filled if self._corpus is None else with_corpus(filled, next(self._corpus)), numbers
 
     def _drawn(self, step: int, rows: list[int]) -> tuple[dict[int, Text], list[int]]:
         """Returns the old texts that stand in some rows, and the rows for which new ones are written."""
@@ -124,7 +148,7 @@ class RolloutBatches(Iterator[dict[str, np.ndarray]]):
         still_new = 1.0 - step / self._settings.steps if self._settings.buffer_size else 1.0
         for row in rows:
             chance, novelty, place = np.random.default_rng([self._settings.seed, step, row]).random(3)
-            if chance >= self._settings.fraction:
+            if chance >= self._fraction:
                 continue
             if novelty < still_new or not self._buffer:
                 wanted.append(row)
@@ -133,13 +157,19 @@ class RolloutBatches(Iterator[dict[str, np.ndarray]]):
         return old, wanted
 
     def get_state(self) -> Any:
-        """Returns the data's position and the buffer; every process must call it."""
-        return {"data": self._batches.get_state(), "buffer": [list(text) for text in self._buffer]}
+        """Returns the positions of data and corpus, the buffer and the fraction; every process must call it."""
+        state = {"data": self._batches.get_state(), "buffer": [list(text) for text in self._buffer]}
+        state |= {"fraction": self._fraction, "validation_loss": self._validation_loss}
+        return state if self._corpus is None else state | {"corpus": self._corpus.get_state()}
 
     def set_state(self, state: Any) -> None:
         """Goes to where `get_state` was called."""
         self._batches.set_state(state["data"])
         self._buffer = [Text(*text) for text in state["buffer"]]
+        self._fraction = state.get("fraction", self._settings.fraction)
+        self._validation_loss = state.get("validation_loss")
+        if self._corpus is not None:
+            self._corpus.set_state(state["corpus"])
 
     @property
     def numbers(self) -> dict[str, int]:
@@ -153,12 +183,15 @@ class RolloutBatches(Iterator[dict[str, np.ndarray]]):
     def close(self) -> None:
         """Ends the thread that makes batches ahead."""
         self._batches.close()
+        if self._corpus is not None:
+            self._corpus.close()
 
 
 def rollout_batches(
     config: RolloutConfig,
     batches: SharedBatches,
     *,
+    corpus: SharedBatches | None = None,
     form: Template,
     student: nnx.GraphDef[Decoder],
     teacher: nnx.GraphDef[Decoder],
@@ -174,6 +207,7 @@ def rollout_batches(
     Args:
         config: Who writes, and how.
         batches: The data's, unpacked.
+        corpus: Of plain text, for the rows that no model writes.
         form: How a response ends.
         student: The student's structure.
         teacher: The teacher's structure.
@@ -207,5 +241,14 @@ def rollout_batches(
         writer=RolloutWriter(plan, knobs=knobs, most_rows=batch_size, mesh=plan.mesh),
         params_of=weights[config.author],
         share=row_share(meshes.student),
-        settings=RolloutSettings(config.fraction, config.buffer_size, steps, form.padding_id, seed),
+        settings=RolloutSettings(
+            config.fraction,
+            config.fraction_step,
+            config.fraction_tolerance,
+            config.buffer_size,
+            steps,
+            form.padding_id,
+            seed,
+        ),
+        corpus=corpus,
     )

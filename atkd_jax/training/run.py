@@ -48,8 +48,10 @@ from atkd_jax.training.shared_directory import require_shared_directory, turn_on
 from atkd_jax.training.start import Start, prepare_start
 from atkd_jax.training.state import TrainState
 from atkd_jax.training.student import student_directory
+from atkd_jax.training.teacher_text import training_source, write_teacher_text
 from atkd_jax.training.teaching import Cached, Teaching, forget_weights, open_teaching
 from atkd_jax.training.throughput import StepCosts, step_costs
+from atkd_jax.training.validation import held_out_loss, with_validation
 
 
 class _Models(NamedTuple):
@@ -89,6 +91,7 @@ def train(
             student_directory(config.student, cache_dir=config.cache_dir, report=report)
     teaching = open_teaching(config, meshes=meshes, report=report)
     tokenizer, cached = teaching.loaded.tokenizer, teaching.cached
+    write_teacher_text(config, teaching.loaded, meshes=meshes, report=report)
     batches = open_batches(config, tokenizer, mesh, cached)
     opened = partial(open_batches, config, tokenizer, mesh)
     begun = teaching.start_config(config)
@@ -99,7 +102,7 @@ def train(
         # From here on no weights of the teacher are in memory.
         del teaching
         forget_weights()
-    if config.rollout.author != "data":
+    if config.rollout.is_during_training:
         batches = _with_rollouts(config, batches, meshes, models, tokenizer)
     require_shared_directory(config.run_dir)
     with (
@@ -118,7 +121,7 @@ def train(
         checkpoints.require_room(state)
         before_start()
         start.write(config.run_dir)
-        return _run(config, meshes, models, optimizer, state, batches, checkpoints, console)
+        return _run(config, meshes, models, optimizer, state, batches, checkpoints, console, tokenizer)
 
 
 def open_batches(config: Config, tokenizer: Any, mesh: Mesh, cached: Cached | None = None) -> SharedBatches:
@@ -126,8 +129,14 @@ def open_batches(config: Config, tokenizer: Any, mesh: Mesh, cached: Cached | No
 
     With a cache they have what the teacher says as well.
     """
+    return _open_batches(config, tokenizer, mesh, *training_source(config), cached)
+
+
+def _open_batches(
+    config: Config, tokenizer: Any, mesh: Mesh, source: str, split: str, cached: Cached | None = None
+) -> SharedBatches:
     with turn_on_this_host(config.cache_dir):
-        examples = open_source(config.data.source, split=config.data.train_split, cache_dir=config.cache_dir)
+        examples = open_source(source, split=split, cache_dir=config.cache_dir)
     share = row_share(mesh)
     batches = training_batches(
         examples,
@@ -150,9 +159,16 @@ def open_batches(config: Config, tokenizer: Any, mesh: Mesh, cached: Cached | No
 def _with_rollouts(
     config: Config, batches: SharedBatches, meshes: Meshes, models: _Models, tokenizer: Any
 ) -> RolloutBatches:
+    corpus = None
+    if config.data.corpus is not None:
+        # Plain text has no turns, and any number of texts may share a row.
+        data = config.data.model_copy(update={"template": "plain", "packing": True})
+        plain = config.model_copy(update={"data": data})
+        corpus = _open_batches(plain, tokenizer, meshes.student, config.data.corpus, config.data.corpus_split)
     return rollout_batches(
         config.rollout,
         batches,
+        corpus=corpus,
         form=Template(config.data.template, tokenizer),
         student=models.student_graph,
         teacher=models.teacher_graph,
@@ -169,7 +185,7 @@ def _check(config: Config, meshes: Meshes) -> None:
     if config.run_dir.exists() and not config.run_dir.is_dir():
         raise InputError(f"run_dir {config.run_dir} must be a directory, but a file is in its place; name another one")
     require_even_batch(config, meshes)
-    if config.student.lora.rank is not None and config.rollout.author != "data":
+    if config.student.lora.rank is not None and config.rollout.is_during_training:
         raise InputError(
             f"rollout.author={config.rollout.author} writes with all of the student's weights, but student.lora.rank="
             f"{config.student.lora.rank} trains adapters beside frozen ones; use rollout.author=data, or leave rank out"
@@ -198,6 +214,7 @@ def _run(
     batches: SharedBatches | RolloutBatches,
     checkpoints: Checkpoints,
     console: Console,
+    tokenizer: Any,
 ) -> Outcome:
     compiled = jitted_train_step(
         config,
@@ -229,6 +246,7 @@ def _run(
         place = partial(shard_batch, meshes.student)
         if isinstance(batches, RolloutBatches):
             step, place = batches.before(step, place), lambda batch: batch
+        step = _validated(config, meshes, models, step, batches, tokenizer, start)
         return run_loop(
             step,
             state,
@@ -242,6 +260,27 @@ def _run(
             profile=ProfileWindow(config.run_dir / "profile", **config.profile.model_dump()),
             config=config.model_dump(mode="json"),
         )
+
+
+def _validated(
+    config: Config,
+    meshes: Meshes,
+    models: _Models,
+    step: Callable[..., Any],
+    batches: SharedBatches | RolloutBatches,
+    tokenizer: Any,
+    start: int,
+) -> Callable[..., Any]:
+    """The step with the validation that the config asks for, of which an adaptive fraction of rollouts is told."""
+    every_steps = config.training.validate_every_steps
+    if every_steps is None:
+        return step
+    own = {"student": models.student_graph, "frozen": models.student_frozen, "vocab_size": models.vocab_size}
+    measure = held_out_loss(config, tokenizer, meshes=meshes, **own)
+    if not isinstance(batches, RolloutBatches):
+        return with_validation(step, measure, every_steps=every_steps, start=start)
+    heard = {"is_first_known": lambda: batches.knows_validation_loss, "on_loss": batches.hear_validation_loss}
+    return with_validation(step, measure, every_steps=every_steps, start=start, **heard)
 
 
 def _one_at_a_time(step: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,6 +20,7 @@ def study_words(untrained, tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(base))
     cells = {"all": {}, "half": {"settings": {"data.train_split": "train[:6]"}}}
     tree = {"directory": str(tmp_path / "out"), "base": "config.yaml", "cells": cells, "reference": "all"}
+    tree["keep_checkpoints"] = False
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     return ["study", str(tmp_path / "study.yaml")]
 
@@ -51,6 +52,7 @@ def test_a_study_runs_goes_on_and_compares(study_words, tmp_path, no_processes, 
         kept = json.loads((out / name / "0" / "evaluation.json").read_text())["models"]["student after"]
         assert float(rows[name]["perplexity"]) == kept["perplexity"]
         assert float(rows[name]["tokens_per_second"]) > 0
+        assert not (out / name / "0" / "checkpoints").exists()
     (_, half) = json.loads((out / "results.json").read_text())["summary"]
     assert half["reference"] == "all"
     assert half["comparisons"]["forward_kl"]["n"] == 1

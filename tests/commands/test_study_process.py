@@ -15,8 +15,8 @@ from atkd_jax.errors import InputError
 # Stands in for a cell: says what it was given, and ends when its lifeline does.
 CELL = """
 import os, sys
-print(sys.argv[-2], os.environ.get("WHICH"), sorted(os.sched_getaffinity(0)), flush=True)
-os.read(int(sys.argv[-1].partition("=")[2]), 1)
+print(sys.argv[-1], os.environ.get("WHICH"), sorted(os.sched_getaffinity(0)), flush=True)
+os.read(int(os.environ["ATKD_JAX_STUDY_LIFELINE"]), 1)
 """
 
 

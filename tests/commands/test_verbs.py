@@ -27,7 +27,7 @@ def test_every_option_is_explained(name, capsys):
     out = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert verb.summary in out
     shared = {field.name for field in dataclasses.fields(Options)}
-    inner = {"command", "lifeline", "overrides", "words"}
+    inner = {"command", "overrides", "words"}
     own = [field for field in dataclasses.fields(verb.options) if field.name not in {*shared, *inner}]
     for field in own:
         assert f"--{field.name}" in out or f"[{field.name.upper()}]" in out

@@ -14,6 +14,7 @@ from atkd_jax.errors import InputError
         ({"instruction": "i", "output": "o"}, Example("i\n", "o")),
         ({"instruction": "i", "input": "", "output": "o"}, Example("i\n", "o")),
         ({"instruction": "i", "input": "x", "output": "o"}, Example("i\n\nx\n", "o")),
+        ({"text": "plain", "id": "3"}, Example("", "plain")),
         ({"instruction": "i", "context": "c", "response": "r", "category": "qa"}, Example("i\n\nc\n", "r")),
     ],
 )
@@ -24,7 +25,7 @@ def test_known_keys_become_prompt_and_response(record, expected):
 def test_unknown_keys_are_named_with_those_needed():
     message = re.escape(
         "f.jsonl line 7 has the keys 'answer', 'prompt', but an example needs 'prompt' and 'response', or "
-        "'instruction' and 'output', or 'instruction' and 'response': rename its fields."
+        "'instruction' and 'output', or 'instruction' and 'response', or 'text': rename its fields."
     )
     with pytest.raises(InputError, match=message):
         example_from_record({"prompt": "p", "answer": "a"}, where="f.jsonl line 7")

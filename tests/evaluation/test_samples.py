@@ -1,8 +1,7 @@
-import jax
 import pytest
 
 from atkd_jax.data import Example
-from atkd_jax.evaluation.samples import answer, sample_answers
+from atkd_jax.evaluation.samples import sample_answers
 from atkd_jax.interop import load_model
 
 EXAMPLES = [Example("Add 1 to x.", "x + 1"), Example("Write a Python function.", "def f(): ...")]
@@ -28,12 +27,3 @@ def test_every_model_answers_every_prompt(model, tiny_tokenizer):
 
 def test_no_prompts_have_no_answers(model, tiny_tokenizer):
     assert sample_answers({"teacher": model}, [], tiny_tokenizer, template="chat", max_new_tokens=5) == []
-
-
-def test_answers_can_be_drawn(model, tiny_tokenizer):
-    def drawn(seed):
-        settings = {"template": "plain", "max_new_tokens": 12, "temperature": 1.0, "key": jax.random.key(seed)}
-        return answer(model, ["Add 1"], tiny_tokenizer, **settings)
-
-    assert drawn(1) == drawn(1)
-    assert drawn(1) != drawn(2)

@@ -49,9 +49,12 @@ echo.compilations = 1
 
 
 def make(rows=range(6), share=RowShare(0, 1, True), **changes):  # noqa: B008 (it cannot change)
-    settings = RolloutSettings(fraction=0.5, buffer_size=0, steps=10, padding_id=0, seed=3)._replace(**changes)
-    params_of = lambda params: (params,)  # noqa: E731
-    return RolloutBatches(Data(list(rows)), writer=echo, params_of=params_of, share=share, settings=settings)
+    corpus = changes.pop("corpus", None)
+    settings = RolloutSettings(
+        fraction=0.5, fraction_step=0.0, fraction_tolerance=0.1, buffer_size=0, steps=10, padding_id=0, seed=3
+    )._replace(**changes)
+    own = {"writer": echo, "params_of": lambda params: (params,), "share": share, "settings": settings}
+    return RolloutBatches(Data(list(rows)), **own, corpus=corpus)
 
 
 def rolled(batches, step, weight=9):
@@ -106,6 +109,35 @@ def test_the_buffer_is_in_the_state():
         np.testing.assert_array_equal(one, other)
 
 
+def test_the_fraction_grows_when_the_validation_loss_has_risen_enough_since_it_was_set():
+    batches = make(fraction=0.0, fraction_step=0.4)
+    assert not batches.knows_validation_loss
+    fractions = []
+    for loss in (2.0, 2.05, 1.5, 2.15, 2.2, 2.3, 3.0):
+        batches.hear_validation_loss(loss)
+        fractions.append(rolled(batches, 0)[1]["rollout/fraction"])
+    assert batches.knows_validation_loss
+    assert fractions == [0.0, 0.0, 0.0, 0.4, 0.4, 0.8, 1.0]
+    again = make(fraction=0.0, fraction_step=0.4)
+    again.set_state(json.loads(json.dumps(batches.get_state())))
+    again.hear_validation_loss(3.05)
+    assert rolled(again, 0)[1]["rollout/fraction"] == 1.0
+    plain = make()
+    plain.hear_validation_loss(9.0)
+    assert plain.knows_validation_loss  # Nobody wants it.
+
+
+def test_a_corpus_stands_where_no_model_writes():
+    batches = make(range(50), corpus=Data([77] * 50))
+    batch, numbers = rolled(batches, 0)
+    written = batch["is_written"].any(1)
+    assert written.sum() == numbers["rollout/written_rows"]
+    assert set(batch["tokens"][~written, 0]) == {77}
+    np.testing.assert_array_equal(batch["tokens"][written, 0], np.arange(50)[written])
+    assert batches.get_state()["corpus"] == "place"
+    batches.set_state(batches.get_state())
+
+
 @pytest.fixture
 def config(tmp_path, tiny_teacher_directory, examples):
     def make(name, rollout, *, steps=4, every=100, **groups):
@@ -133,22 +165,44 @@ def comparable(lines):
     return [{name: value for name, value in line.items() if name not in TIMES | OF_A_PROCESS} for line in lines]
 
 
-@pytest.mark.parametrize(
-    "rollout",
-    [{"author": "student", "fraction": 0.5, "buffer_size": 30}, {"author": "mixed", "temperature": 0.9, "top_p": 0.95}],
-)
-def test_a_run_in_two_parts_is_the_run_in_one(config, tmp_path, rollout):
-    objective = {"name": "generalized_jsd", "adaptive": True}
-    whole, lines = run(config("whole", rollout, every=2, objective=objective))
+def test_a_run_in_two_parts_is_the_run_in_one_by_distillm(config, tmp_path):
+    rollout = {"author": "student", "fraction": 0.3, "fraction_step": 0.4, "buffer_size": 30, "fraction_tolerance": 0}
+    groups = {
+        "objective": {"name": "skewed_forward_kl", "adaptive": True},
+        "optimizer": {"learning_rate": 0.3, "warmup_steps": 1},  # So that the validation loss rises.
+        "training": {"steps": 4, "batch_size": 8, "validate_every_steps": 1, "validation_examples": 8},
+        "evaluation": {"split": "train[30:]"},
+    }
+    lines = in_one_and_in_two_parts(config, tmp_path, rollout, groups)
+    fractions = [line["rollout/fraction"] for line in lines]
+    assert fractions == sorted(fractions)
+    assert fractions[0] < fractions[-1]
+    assert all("validation/cross_entropy" in line for line in lines)
+
+
+def test_a_run_in_two_parts_is_the_run_in_one_with_a_corpus(config, tmp_path, examples):
+    corpus = tmp_path / "plain.jsonl"
+    corpus.write_text("".join(json.dumps({"text": f"x = {number}\n" * 9}) + "\n" for number in range(30)))
+    data = {"source": str(examples), "sequence_length": 64, "packing": False, "corpus": str(corpus)}
+    groups = {"objective": {"name": "minillm_lmops"}, "data": data}
+    lines = in_one_and_in_two_parts(config, tmp_path, {"author": "mixed", "fraction": 0.5}, groups)
+    # Rows of the corpus are full, those of the data are not.
+    assert min(line["counted_tokens"] for line in lines) > 64
+
+
+def in_one_and_in_two_parts(config, tmp_path, rollout, groups):
+    """Runs four steps, and the last two of them again from the checkpoint; both must be the same. Gives the lines."""
+    whole, lines = run(config("whole", rollout, every=2, **groups))
     assert all(np.isfinite(line["loss"]) for line in lines)
     assert all({"rollout/written_rows", "rollout/mean_tokens", "rollout/seconds"} <= set(line) for line in lines)
     assert lines[-1]["rollout/compilations"] <= 4
     checkpoints = tmp_path / "whole" / "checkpoints"
     (checkpoints / "4").rename(tmp_path / "last")  # As if the run had been killed after step 2.
-    again, lines_again = run(config("whole", rollout, every=2, objective=objective))
+    again, lines_again = run(config("whole", rollout, every=2, **groups))
     for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(one, other)
     assert comparable(lines) == comparable(lines_again)
+    return lines
 
 
 def test_every_row_is_the_student_s_or_the_teacher_s(config):

@@ -67,7 +67,7 @@ def _finished_answers(partial: Path, header: Mapping[str, Any], prompts: Sequenc
     answered = [record.get("prompt") for record in records[1:]]
     if records[0] != json.loads(_line(header)) or answered != list(prompts[: len(answered)]):
         raise InputError(
-            f"generate: {partial} was begun with other settings or prompts ({json.dumps(records[0].get('settings'))}); "
+            f"{partial} was begun with other settings or prompts ({json.dumps(records[0].get('settings'))}); "
             "give them again, or remove the file."
         )
     partial.write_text("".join(lines), encoding="utf-8")

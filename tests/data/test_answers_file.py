@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from atkd_jax.commands.answers_file import write_answers
+from atkd_jax.data.answers_file import write_answers
 from atkd_jax.errors import InputError
 
 PROMPTS = ["a", "b", "ü", "d", "e"]
