@@ -21,6 +21,13 @@ class CellSettings(Node):
     seeds: tuple[int, ...] = Field(default=(), description="Its own seeds; the study's if not set.")
 
 
+class Plot(Node):
+    """A picture of the results."""
+
+    x: str = Field(description="The axis that it goes along.")
+    y: str = Field(default="perplexity", description="The measure.")
+
+
 class Study(Node):
     """A grid of runs over seeds. Paths of configs are relative to the study's file."""
 
@@ -44,6 +51,7 @@ class Study(Node):
         default=None,
         description="What cells are compared with: one cell, or one choice of an axis, or a cell for each by name.",
     )
+    plots: tuple[Plot, ...] = Field(default=(), description="Pictures, each of a measure along an axis of the grid.")
     processes: int = Field(default=1, ge=1, description="How many cells run at a time.")
     keep_checkpoints: bool = Field(
         default=True, description="Whether those of a cell stay after it has finished; they hold the optimizer's state."

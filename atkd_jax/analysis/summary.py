@@ -66,7 +66,11 @@ def reference_of(cell: Cell, study: Study, cells: Mapping[str, Cell]) -> str | N
 
 
 def require_references(study: Study, cells: Sequence[Cell], path: Path) -> None:
-    """Raises InputError where the study compares with what it does not have."""
+    """Raises InputError where the study compares with, or draws, what it does not have."""
+    axes = {axis for cell in cells for axis in cell.labels}
+    for plot in study.plots:
+        if plot.x not in axes:
+            raise InputError(f"{path}: plots names the axis {plot.x!r}, but there are {', '.join(sorted(axes))}.")
     names = {cell.name for cell in cells}
     known = names | {label for cell in cells for label in cell.labels.values()}
     given = study.reference

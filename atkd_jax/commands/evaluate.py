@@ -42,7 +42,7 @@ def run(options: EvaluateOptions) -> None:
         ),
         config.evaluation.max_examples,
     )
-    batches = _batches(config, examples, teacher.tokenizer)
+    batches = held_out_batches(config, examples, teacher.tokenizer)
     report = _measure(config, teacher, students, batches, console)
     answering = students if options.after_only else {"teacher": teacher.model, **students}
     report = _with_rouge(config, report, answering, examples, teacher.tokenizer)
@@ -101,7 +101,8 @@ def _pruning(config: Config, teacher: LoadedTeacher, *, with_run: bool) -> Pruni
     return found[0]
 
 
-def _batches(config: Config, examples: Examples, tokenizer: Any) -> EvaluationBatches:
+def held_out_batches(config: Config, examples: Examples, tokenizer: Any) -> EvaluationBatches:
+    """Returns this process's rows of the evaluation's batches."""
     share = row_share(make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor))
     return evaluation_batches(
         examples,

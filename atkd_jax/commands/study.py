@@ -15,6 +15,7 @@ from rich.markdown import Markdown
 
 from atkd_jax.analysis.fingerprint import fingerprint
 from atkd_jax.analysis.grid import Cell, expand
+from atkd_jax.analysis.plots import draw_measure
 from atkd_jax.analysis.results import Result, read_result, share_done
 from atkd_jax.analysis.scheduling import Progress, run_cells
 from atkd_jax.analysis.study_file import Study, read_study
@@ -161,6 +162,12 @@ def _keep(study: Study, console: Console, results: Sequence[Result], failed: Map
     write_text(study.directory / "results.md", table)
     if results:
         console.print(Markdown(table))
+    for plot in study.plots if results else ():
+        name = f"{plot.y}_by_{plot.x.rpartition('.')[2]}.png"
+        try:
+            draw_measure(summaries, x=plot.x, measure=plot.y, path=study.directory / name)
+        except InputError as error:  # The tables are there all the same.
+            console.print(f"{name} was not drawn: {error}", highlight=False, soft_wrap=True)
     console.print(f"Kept in {study.directory}/results.csv, .json and .md", highlight=False, soft_wrap=True)
 
 

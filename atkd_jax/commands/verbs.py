@@ -108,6 +108,16 @@ class ExportOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True)
+class UncertaintyOptions(Options):
+    """Of `uncertainty`."""
+
+    teachers: tuple[str, ...] = ()
+    """Names, directories or hub ids of those that are compared; the config's teacher where none is given."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """Where uncertainty.csv and uncertainty.png land; the run directory where none is given."""
+
+
+@dataclasses.dataclass(frozen=True)
 class StudyOptions(Options):
     """Of `study`; the keys of the config go over those of every cell."""
 
@@ -161,6 +171,7 @@ VERBS = {
     "export": Verb("Write the run's student as a Hugging Face directory or a GGUF file.", ExportOptions),
     "plan": Verb("Compile the train step for a TPU topology, without a TPU: memory, speed, advice.", PlanOptions),
     "study": Verb("Run a grid of configs over seeds, go on where it stopped, and compare what came out.", StudyOptions),
+    "uncertainty": Verb("Draw how sure teachers are of held-out tokens: quantiles and density.", UncertaintyOptions),
     "local": Verb(
         "Run train, evaluate or cache in several processes on this machine, on its CPU: local VERB ...", LocalOptions
     ),

@@ -65,12 +65,12 @@ def measure(
     models = _named(teacher, students)
     splits = [nnx.split(model) for model in models.values()]
     graphs = [graph for graph, _ in splits]
-    params = [_placed(own, mesh) for _, own in splits]
+    params = [placed(own, mesh) for _, own in splits]
     step = _compiled_step(graphs, mesh, vocab_size=_vocab_size(models, vocab_size), chunk_tokens=chunk_tokens)
     sums = np.zeros((len(models), len(TokenMetrics._fields)), np.float64)
     counted_tokens = 0
     for done, batch in enumerate(batches, start=1):
-        metrics, counted = step(params[0], params[1:], _placed_rows(batch, mesh))
+        metrics, counted = step(params[0], params[1:], placed_rows(batch, mesh))
         counted_tokens += int(counted)
         sums += np.asarray(jax.device_get(metrics), np.float64).sum(axis=-1)
         on_batch(done)
@@ -112,13 +112,15 @@ def _vocab_size(models: Mapping[str, Decoder], wanted: int | None) -> int:
     return min(sizes.values()) if wanted is None else wanted
 
 
-def _placed(params: Any, mesh: Mesh | None) -> Any:
+def placed(params: Any, mesh: Mesh | None) -> Any:
+    """Returns parameters spread over the mesh, as they are where there is none."""
     if mesh is None:
         return params
     return spread(params, parameter_shardings(mesh, logical_axes(params), params))
 
 
-def _placed_rows(batch: Batch, mesh: Mesh | None) -> dict[str, Any]:
+def placed_rows(batch: Batch, mesh: Mesh | None) -> dict[str, Any]:
+    """Returns the rows on the mesh, with empty ones behind them so that the devices share them evenly."""
     if mesh is None:
         return dict(batch)
     # Rows of zeros are padding: segment 0, and no token counts.

@@ -1,0 +1,82 @@
+"""Pictures of studies and of distributions, by matplotlib, as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atkd_jax.analysis.summary import Summary
+from atkd_jax.analysis.tables import MEASURES
+from atkd_jax.errors import InputError
+
+
+def draw_measure(summaries: Sequence[Summary], *, x: str, measure: str, path: Path) -> None:
+    """Draws a measure against one axis of a study: a line for every choice of the others, with the seeds' deviation.
+
+    Args:
+        summaries: The study's.
+        x: The axis.
+        measure: The measure.
+        path: Where to.
+
+    Raises:
+        InputError: matplotlib is not installed, or no cell is on this axis and has this measure.
+    """
+    lines: dict[str, list[Summary]] = {}
+    for each in summaries:
+        if x in each.labels and measure in each.spreads and not each.is_prepared:
+            rest = ", ".join(label for axis, label in each.labels.items() if axis != x)
+            lines.setdefault(rest, []).append(each)
+    if not lines:
+        raise InputError(f"study: no cell that has finished is on the axis {x!r} with the measure {measure!r}.")
+    figure, axes = _figure()
+    places = list(dict.fromkeys(each.labels[x] for own in lines.values() for each in own))
+    for name, own in lines.items():
+        spreads = [each.spreads[measure] for each in own]
+        axes.errorbar(
+            [places.index(each.labels[x]) for each in own],
+            [value.mean for value in spreads],
+            yerr=[value.deviation or 0.0 for value in spreads],
+            marker="o",
+            capsize=3,
+            label=name,
+        )
+    axes.set_xticks(range(len(places)), [place.partition("=")[2] or place for place in places])
+    axes.set_xlabel(x)
+    axes.set_ylabel(MEASURES[measure][0] if measure in MEASURES else measure)
+    if any(lines):
+        axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def draw_densities(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], *, title: str, x: str, path: Path) -> None:
+    """Draws densities beside each other.
+
+    Args:
+        curves: Name -> places and densities, `[points]` each.
+        title: Of the picture.
+        x: What is distributed.
+        path: Where to.
+    """
+    figure, axes = _figure()
+    for name, (places, values) in curves.items():
+        axes.plot(places, values, label=name)
+    axes.set_xlabel(x)
+    axes.set_ylabel("density")
+    axes.set_ylim(bottom=0)
+    axes.set_title(title)
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def _figure() -> tuple[Any, Any]:
+    """A figure of its own, which no window shows and nothing else knows of."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise InputError("Pictures need the package matplotlib: `pip install 'atkd-jax[plots]'`.") from None
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    return figure, figure.subplots()
