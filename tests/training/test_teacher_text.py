@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from atkd_jax.config import Config
+from atkd_jax.data import Template
 from atkd_jax.errors import InputError
 from atkd_jax.evaluation import answer
 from atkd_jax.interop import load_model, load_tokenizer
@@ -25,7 +26,7 @@ def config(tiny_teacher_directory, examples, tmp_path):
         "teacher": {"model": str(tiny_teacher_directory)},
         "student": {"layers": 2},
         "objective": {"name": "cross_entropy"},
-        "data": {"source": str(examples), "train_split": "train[:9]", "sequence_length": 64},
+        "data": {"source": str(examples), "train_split": "train[:9]", "sequence_length": 128, "packing": False},
         "training": {"steps": 2, "batch_size": 8},
         "checkpoint": {"every_steps": 1},
         "rollout": {"author": "teacher", "once": True, "temperature": 0, "max_new_tokens": 6},
@@ -44,9 +45,11 @@ def test_the_teacher_writes_once_and_the_student_learns_from_it(config, tiny_tea
     assert records[4]["response"] == answer(*own, template="chat", max_new_tokens=6)[0]
     assert "The teacher answers 9 prompts, once" in out.getvalue()
     assert training_source(config) == (str(path), "train")
-    # What the loss is on are the written texts and their closing tokens, packed: no more than 7 tokens each.
+    # What the loss is on are the written texts and their closing tokens: of eight of the nine, one a row.
     lines = read_metrics(config.run_dir)
-    assert 0 < lines[0]["counted_tokens"] <= 7 * lines[0]["data/examples"]
+    form = Template("chat", load_tokenizer(tiny_teacher_directory))
+    lengths = [len(form.response_ids(record["response"])) for record in records]
+    assert sum(lengths) - lines[0]["counted_tokens"] in lengths
 
     def refuse(*_, **__):
         raise AssertionError("the teacher wrote again")

@@ -7,7 +7,8 @@ from atkd_jax.config import Config
 from atkd_jax.data import Template, open_source
 from atkd_jax.errors import InputError
 from atkd_jax.interop import load_model, load_tokenizer
-from atkd_jax.sharding import make_meshes
+from atkd_jax.models import logical_axes
+from atkd_jax.sharding import make_meshes, parameter_shardings, spread
 from atkd_jax.training.validation import VALIDATION_NAME, held_out_loss, with_validation
 
 
@@ -24,7 +25,9 @@ def measured(tiny_teacher_directory, examples):
         config = Config.model_validate(tree)
         model, tokenizer = load_model(tiny_teacher_directory), load_tokenizer(tiny_teacher_directory)
         graphdef, params = nnx.split(model)
-        measure = held_out_loss(config, tokenizer, meshes=make_meshes(), student=graphdef, vocab_size=len(tokenizer))
+        meshes = make_meshes()
+        params = spread(params, parameter_shardings(meshes.student, logical_axes(params), params))
+        measure = held_out_loss(config, tokenizer, meshes=meshes, student=graphdef, vocab_size=len(tokenizer))
         return measure(params), model, tokenizer, examples
 
     return make
