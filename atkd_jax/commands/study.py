@@ -38,10 +38,11 @@ def run(options: StudyOptions) -> None:
     path = options.study
     if path is None:
         raise InputError("command line: study needs its YAML file, as `launch.py study configs/studies/methods.yaml`.")
-    study, cells = _cells(options, path)
-    prints = _fingerprints(study, cells)
+    study, every = _cells(options, path)
+    cells = _wanted(every, options.only)
+    prints = _fingerprints(study, every)
     if options.cell:
-        cell = _named(cells, options.cell, path)
+        cell = _named(every, options.cell, path)
         lifeline = int(os.environ.get(LIFELINE, "-1"))
         run_cell(cell, prints[cell.key], lifeline=lifeline, keep_checkpoints=study.keep_checkpoints)
         return
@@ -61,7 +62,7 @@ def run(options: StudyOptions) -> None:
             on_change=_reporter(console),
             is_stopped=lambda: bool(stopped),
         )
-    _keep(study, console, list(_finished(cells, prints).values()), progress.failed)
+    _keep(study, console, list(_finished(every, prints).values()), progress.failed)
     if stopped:
         console.print("Stopped; the same command goes on from there.")
         raise SystemExit(128 + stopped[0])
@@ -76,22 +77,21 @@ def _cells(options: StudyOptions, path: Path) -> tuple[Study, list[Cell]]:
         raise InputError(f"command line: processes must be {len(study.environments)}, the study's environments.")
     cells = expand(study, path=path, overrides=options.overrides)
     require_references(study, cells, path)
-    for name in options.only:
-        if name not in {cell.name for cell in cells}:
-            raise InputError(f"command line: --only names {name!r}, but the cells are {', '.join(_names(cells))}.")
-    return study, _wanted(cells, options.only) if options.only else cells
+    return study, cells
 
 
 def _wanted(cells: Sequence[Cell], names: Sequence[str]) -> list[Cell]:
-    """The cells of these names and what they need, directly or not."""
+    """The cells of these names and what they need, directly or not; all where no name is given."""
+    known = list(dict.fromkeys(cell.name for cell in cells))
+    for name in names:
+        if name not in known:
+            raise InputError(f"command line: --only names {name!r}, but the cells are {', '.join(known)}.")
+    if not names:
+        return list(cells)
     keys = {cell.key for cell in cells if cell.name in names}
     for cell in reversed(cells):
         keys |= {need for need in cell.needs if cell.key in keys}
     return [cell for cell in cells if cell.key in keys]
-
-
-def _names(cells: Sequence[Cell]) -> list[str]:
-    return list(dict.fromkeys(cell.name for cell in cells))
 
 
 def _named(cells: Sequence[Cell], key: str, path: Path) -> Cell:
