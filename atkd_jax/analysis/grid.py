@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Iterator, Mapping
@@ -97,7 +98,7 @@ def expand(study: Study, *, path: Path, overrides: Mapping[str, object] | None =
     runs = [(draft, place) for draft in drafts.values() for place in range(len(draft.seeds))]
     for draft, place in sorted(runs, key=lambda run: (not run[0].is_prepared, run[1])):
         resolve(draft.name, draft.seeds[place], ())
-    return [Cell(**(vars(cell) | {"is_needed": cell.key in needed})) for cell in cells.values()]
+    return [dataclasses.replace(cell, is_needed=cell.key in needed) for cell in cells.values()]
 
 
 def _source(name: str, seed: int, drafts: Mapping[str, _Draft], where: str) -> tuple[str, int]:

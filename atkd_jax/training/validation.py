@@ -88,13 +88,13 @@ def held_out_loss(
 
     def measure(params: Any) -> float:
         parts = [np.asarray(compiled(params, shard_batch(meshes.student, batch), *frozen)) for batch in held]
-        loss, count = np.sum(np.stack(parts), axis=0, dtype=np.float64)
+        loss, count = np.stack(parts).sum(axis=0, dtype=np.float64).tolist()
         if not count:
             raise InputError(
                 "training.validate_every_steps: no token of evaluation.split counts; its responses are empty or cut "
                 "off by data.overlong"
             )
-        return float(loss / count)
+        return loss / count
 
     return measure
 
