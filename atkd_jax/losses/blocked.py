@@ -2,13 +2,14 @@
 
 `blocked` takes any cotangents of what it finds, so that gates, weights and means are ordinary JAX outside of it; it
 forms the logits once going forward and again going backward. `blocked_sum` is for weights that are known beforehand:
-it forms the gradient while it goes forward, from one chunk's logits that it keeps. Both ask the same questions
+it forms the gradient while it goes forward, chunk by chunk. Both ask the same questions
 (`Question`) of the same facts, and have the same slope. Gradients are by the first model, the student; the teacher is
 constant.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -55,27 +56,27 @@ def blocked(plan: Plan, question: Question, models: Models, targets: jax.Array, 
 
 
 def _blocked_primal(plan: Plan, question: Question, models: Models, targets: jax.Array, counted: Counted) -> Found:
-    return _forward(plan, question, models, targets, counted)[0]
+    return _forward(replace(plan, kept_columns=0), question, models, targets, counted)[0]
 
 
 def _forward(plan: Plan, question: Question, models: Models, targets: jax.Array, counted: Counted):
     def chunk(nothing, chunk: Chunk, _):
-        facts, _ = _facts(question, chunk, keep=False)
-        return nothing, facts
+        facts, chunk = _facts(question, chunk)
+        return nothing, (facts, chunk.kept)
 
-    _, facts = over_chunks(plan, chunk, (), models, counted, (targets,))
-    return _found(question, facts), (models, targets, counted, facts)
+    _, (facts, kept) = over_chunks(plan, chunk, (), models, counted, (targets,))
+    return _found(question, facts), (models, targets, counted, facts, kept)
 
 
 def _backward(plan: Plan, question: Question, residuals, cotangents: Found):
-    models, targets, counted, facts = residuals
+    models, targets, counted, facts, kept = residuals
     cotangents = whole_cotangent(cotangents, plan.vocab_axis, models)
 
     def chunk(totals: Model, chunk: Chunk, tokens):
-        _, facts, cotangents = tokens
-        return _gradient(question, facts, cotangents, chunk, totals)
+        _, facts, kept, cotangents = tokens
+        return _gradient(question, facts, cotangents, replace(chunk, kept=kept), totals)
 
-    tokens = targets, facts, cotangents
+    tokens = targets, facts, kept, cotangents
     by_first = as_given(*over_chunks(plan, chunk, no_gradient(models[0]), models, counted, tokens), models[0])
     return (by_first, *(None for _ in models[1:])), None, None
 
@@ -90,7 +91,7 @@ def blocked_sum(
     """Returns the sum of weight * term over the question's terms and the counted tokens, and what was found.
 
     Args:
-      plan: how the work is cut; the logits of `chunk_tokens` tokens are kept from one sweep to the next.
+      plan: how the work is cut.
       question: what is asked.
       models: the student and, if the question is of a divergence, the teacher.
       targets: int32 `[tokens]`.
@@ -111,7 +112,7 @@ def _sum_primal(plan: Plan, question: Question, models: Models, targets, counted
 def _sum_forward(plan: Plan, question: Question, models: Models, targets, counted: Counted, weights: Weights):
     def chunk(totals: Model, chunk: Chunk, tokens):
         _, weights = tokens
-        facts, chunk = _facts(question, chunk, keep=True)
+        facts, chunk = _facts(question, chunk)
         found = _found(question, facts)
         by_found, by_weights = jax.grad(question.weighted, argnums=(0, 1))(found, weights)
         totals, by_hidden = _gradient(question, facts, by_found, chunk, totals)
@@ -141,8 +142,8 @@ def as_given(totals: Model, by_hidden: jax.Array, model: Model) -> Model:
     return totals._replace(hidden=by_hidden.astype(model.hidden.dtype))
 
 
-def _facts(question: Question, chunk: Chunk, *, keep: bool) -> tuple[_Facts, Chunk]:
-    """Returns a chunk's facts, and the chunk, with its logits kept if `keep`."""
+def _facts(question: Question, chunk: Chunk) -> tuple[_Facts, Chunk]:
+    """Returns a chunk's facts, and the chunk, with the logits that its plan keeps."""
     plan, direction = chunk.plan, question.direction()
     if plan.implementation == "pallas":
         # Imported where it is used: Pallas brings more than jax along.
@@ -171,10 +172,7 @@ def _facts(question: Question, chunk: Chunk, *, keep: bool) -> tuple[_Facts, Chu
     none_seen = unseen(chunk.targets)
     sums = () if direction is None else (jnp.zeros(chunk.targets.shape, jnp.float32),)
     start = _Facts(none_seen, none_seen if has_teacher else None, none_seen if question.plain else None, sums)
-    if keep:
-        facts, chunk = chunk.sweep_and_keep(step, start)
-    else:
-        facts = chunk.sweep(step, start)
+    facts, chunk = chunk.sweep_and_keep(step, start)
     if plan.vocab_axis is not None:
         facts = _over_devices(direction, facts, plan.vocab_axis)
     if has_teacher and direction is None:

@@ -112,7 +112,7 @@ def linear_decoupled_terms(
         targets,
         mask,
         temperature,
-        Cut(vocab_size, block_words, chunk_tokens, False, vocab_axis, token_axes, implementation),
+        Cut(vocab_size, block_words, chunk_tokens, None, vocab_axis, token_axes, implementation),
     )
     return _terms(question, inputs)
 
@@ -174,8 +174,8 @@ def linear_atkd(
       per_token: return every token's share of the loss, `[...]`, in place of their sum.
       block_words: columns that are worked on at a time. It changes speed and memory, not the result.
       chunk_tokens: counted tokens that are worked on at a time, likewise; None chooses.
-      keep_logits: whether a chunk's logits are kept until its gradient is formed, 8 chunk_tokens vocab bytes, which
-        spares forming them again; None does so where 512 tokens' take at most 0.2 GiB. Not with `per_token`.
+      keep_logits: True keeps a chunk's logits until its gradient is formed, 8 chunk_tokens vocab bytes, which spares
+        forming them again; False keeps none; None keeps what 0.2 GiB have room for. True has no part in `per_token`.
       vocab_axis: the mapped axis over which the heads' columns are split, as in `linear_decoupled_terms`.
       token_axes: the mapped axes over which tokens are split. The gate and the means are over all of them, and the loss
         and the diagnostics are those of the whole batch, the same on every device.
@@ -208,8 +208,8 @@ def linear_atkd(
     validation.choice("linear_atkd", "normalizer", normalizer, NORMALIZERS)
     hard_fraction = validation.fraction("linear_atkd", "hard_fraction", hard_fraction)
     easy_weight = validation.weight("linear_atkd", "easy_weight", easy_weight, largest=1.0)
-    keep_logits = False if per_token else keep_logits
-    cut = Cut(vocab_size, block_words, chunk_tokens, keep_logits, vocab_axis, token_axes, implementation)
+    cuts = vocab_size, block_words, chunk_tokens, keep_logits, vocab_axis, token_axes, implementation
+    cut = Cut(*cuts, summed=not per_token, gated=True)
     inputs = prepare(
         "linear_atkd",
         question,
@@ -227,7 +227,7 @@ def linear_atkd(
 def _gated(question: Question, inputs: Inputs, hard_fraction, easy_weight, normalizer: str, per_token: bool):
     """Returns ATKD and its diagnostics: the gate first, then the loss with weights that are known."""
     token_axes = inputs.plan.token_axes
-    terms = None if inputs.keep else _terms(question, inputs)
+    terms = None if inputs.summed else _terms(question, inputs)
     if terms is None or inputs.plan.inverse_temperature != 1:
         certainty = _certainty(inputs.teacher())
     else:

@@ -104,8 +104,8 @@ def linear_divergence(
         question, term = Question(divergence, beta, alpha, has_targets=False), "divergence"
         teacher = _teacher(function, divergence, teacher_hidden, teacher_head, teacher_bias)
         targets = None
-    keep_logits = False if per_token else keep_logits
-    cut = Cut(vocab_size, block_words, chunk_tokens, keep_logits, vocab_axis, token_axes, implementation)
+    cuts = vocab_size, block_words, chunk_tokens, keep_logits, vocab_axis, token_axes, implementation
+    cut = Cut(*cuts, summed=not per_token)
     softcaps = student_softcap, teacher_softcap
     inputs = prepare(function, question, student, teacher, softcaps, targets, mask, temperature, cut)
     counted_tokens = jnp.sum(inputs.mask).astype(jnp.float32)
@@ -172,7 +172,7 @@ def linear_target_log_prob(
       0.25
     """
     function = "linear_target_log_prob"
-    cut = Cut(vocab_size, block_words, chunk_tokens, False, vocab_axis, token_axes)
+    cut = Cut(vocab_size, block_words, chunk_tokens, None, vocab_axis, token_axes)
     inputs = prepare(
         function, Question(), Model(hidden, head, bias), None, (softcap, None), targets, mask, temperature, cut
     )
@@ -269,7 +269,8 @@ def linear_weighted_sum(
         teacher = _teacher(function, divergence, teacher_hidden, teacher_head, teacher_bias)
         question = Question(divergence, beta, alpha, decoupled, plain=temperature != 1)
     softcaps = student_softcap, teacher_softcap
-    cut = Cut(vocab_size, block_words, chunk_tokens, keep_logits, vocab_axis, token_axes, implementation)
+    cuts = vocab_size, block_words, chunk_tokens, keep_logits, vocab_axis, token_axes, implementation
+    cut = Cut(*cuts, summed=True)
     inputs = prepare(function, question, student, teacher, softcaps, targets, mask, temperature, cut)
     for name, weight in weights.items():
         validation.weights(function, name, weight, inputs.mask.shape)
@@ -282,7 +283,7 @@ def _total(
     """Returns the weighted sum over all devices of the token axes, and the terms of this device's tokens."""
     asked = inputs.plan, question, inputs.models, inputs.targets, inputs.counted
     flat = inputs.flat_weights(dict(weights))
-    if inputs.keep:
+    if inputs.summed:
         total, found = blocked_sum(*asked, flat)
     else:
         found = blocked(*asked)

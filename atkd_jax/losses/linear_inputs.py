@@ -14,16 +14,24 @@ from atkd_jax.losses.token_terms import Question
 from atkd_jax.losses.varying import all_varying
 from atkd_jax.losses.vocabulary_blocks import IMPLEMENTATIONS, Counted, Model, Plan
 
-# Logits are kept between the sweeps where those of so many tokens take no more memory than this: with smaller chunks
-# the products lose more time than forming the logits again takes.
-_KEPT_TOKENS = 512
+# What logits that are kept between the sweeps may take: those of a chunk, and those of several chunks.
 _KEPT_BYTES = 0.2 * 2**30
+_KEPT_BYTES_OF_CHUNKS = 0.125 * 2**30
 _CHUNK_TOKENS = 1024
+# A chunk whose logits are kept: with fewer tokens, to add up the heads' gradients takes more time than forming a KL's
+# logits again does. Another divergence sweeps once more, so that keeping them pays for fewer tokens too.
+_KEPT_TOKENS = 512
+_FEWEST_KEPT_TOKENS = 64
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How a caller wants the work cut; see the arguments of `linear_atkd`."""
+    """How a caller wants the work cut; see the arguments of `linear_atkd`.
+
+    Attributes:
+      summed: whether all weights are known beforehand, and nothing but the terms' weighted sum has a gradient.
+      gated: whether they are known only after a pass over the teacher.
+    """
 
     vocab_size: int | None
     block_words: int
@@ -32,6 +40,8 @@ class Cut:
     vocab_axis: str | None
     token_axes: tuple[str, ...]
     implementation: str = "xla"
+    summed: bool = False
+    gated: bool = False
 
 
 class Inputs(NamedTuple):
@@ -43,7 +53,7 @@ class Inputs(NamedTuple):
       mask: bool `[...]`.
       counted: which tokens count.
       plan: how the work is cut.
-      keep: whether logits are kept between the sweeps, where weights are known beforehand.
+      summed: whether `blocked_sum` is to be taken.
     """
 
     models: tuple[Model, ...]
@@ -51,7 +61,7 @@ class Inputs(NamedTuple):
     mask: jax.Array
     counted: Counted
     plan: Plan
-    keep: bool
+    summed: bool
 
     def shaped(self, tree):
         """Returns the arrays `[tokens]` of a tree in the shape of the mask."""
@@ -70,10 +80,8 @@ class Inputs(NamedTuple):
     def teacher(self) -> Inputs:
         """Returns the teacher alone, at temperature 1, as the gate asks it."""
         chunk_tokens = max(self.plan.chunk_tokens, _CHUNK_TOKENS)
-        softcaps = self.plan.softcaps[1:]
-        plan = replace(
-            self.plan, inverse_temperature=1.0, softcaps=softcaps, chunk_tokens=chunk_tokens, implementation="xla"
-        )
+        alone = {"inverse_temperature": 1.0, "softcaps": self.plan.softcaps[1:], "implementation": "xla"}
+        plan = replace(self.plan, **alone, chunk_tokens=chunk_tokens, kept_columns=0)
         return self._replace(models=self.models[1:], plan=plan)
 
 
@@ -116,11 +124,13 @@ def prepare(
     flattened = all_varying(tuple(model._replace(hidden=flat(model.hidden)) for model in models))
     order = jnp.argsort(~mask.reshape(-1), stable=True).astype(jnp.int32)
     counted = Counted(order, jnp.sum(mask, dtype=jnp.int32))
-    plan, keep = _plan(function, models, softcaps, temperature, cut)
-    return Inputs(flattened, flat_targets, mask, counted, plan, keep)
+    plan, summed = _plan(function, question, models, mask.size, softcaps, temperature, cut)
+    return Inputs(flattened, flat_targets, mask, counted, plan, summed)
 
 
-def _plan(function: str, models: list[Model], softcaps, temperature, cut: Cut) -> tuple[Plan, bool]:
+def _plan(
+    function: str, question: Question, models: list[Model], tokens: int, softcaps, temperature, cut: Cut
+) -> tuple[Plan, bool]:
     columns = [model.head.shape[-1] for model in models]
     if len(set(columns)) > 1 and (cut.vocab_size is None or cut.vocab_axis is not None):
         advice = "pass vocab_size, the tokenizer's size, if they are padded"
@@ -133,22 +143,16 @@ def _plan(function: str, models: list[Model], softcaps, temperature, cut: Cut) -
     there_are = min(columns) if cut.vocab_axis is None else columns[0] * jax.lax.axis_size(cut.vocab_axis)
     words = there_are if cut.vocab_size is None else validation.count(function, "vocab_size", cut.vocab_size, there_are)
     block_words = validation.count(function, "block_words", cut.block_words)
-    of_a_token = 4 * len(models) * (words if cut.vocab_axis is None else columns[0])
-    keep = cut.keep_logits
-    by_kernel = cut.implementation == "pallas"
-    if by_kernel:
+    if cut.implementation == "pallas":
         _check_kernel(function, models, softcaps, cut)
-        keep = False
-    if keep is None:
-        keep = _KEPT_TOKENS * of_a_token <= _KEPT_BYTES
-    chunk_tokens = cut.chunk_tokens
-    if chunk_tokens is None:
-        chunk_tokens = _KEPT_TOKENS if keep else _CHUNK_TOKENS
-        if by_kernel:
-            from atkd_jax.losses import linear_pallas  # which brings more than jax along
+        from atkd_jax.losses import linear_pallas  # which brings more than jax along
 
-            hidden, heads = tuple(model.hidden for model in models), tuple(model.head for model in models)
-            chunk_tokens = linear_pallas.chunk_tokens(hidden, heads)
+        hidden, heads = tuple(model.hidden for model in models), tuple(model.head for model in models)
+        kept = _Kept(False, 0, linear_pallas.chunk_tokens(hidden, heads))
+    else:
+        swept = words if cut.vocab_axis is None else columns[0]
+        kept = _kept(question, cut, len(models), tokens, swept, block_words)
+    chunk_tokens = kept.chunk_tokens if cut.chunk_tokens is None else cut.chunk_tokens
     validation.count(function, "chunk_tokens", chunk_tokens)
     if not isinstance(temperature, Real):
         raise TypeError(f"{function}: temperature must be a Python number, got {type(temperature).__name__}; pass one")
@@ -156,7 +160,44 @@ def _plan(function: str, models: list[Model], softcaps, temperature, cut: Cut) -
     caps = tuple(validation.softcap(function, cap) for cap in softcaps[: len(models)])
     scale = 1.0 / float(temperature)
     axes = cut.vocab_axis, tuple(cut.token_axes)
-    return Plan(words, block_words, chunk_tokens, scale, caps, *axes, cut.implementation), bool(keep)
+    plan = Plan(words, block_words, chunk_tokens, scale, caps, *axes, cut.implementation, kept.columns)
+    return plan, kept.summed
+
+
+class _Kept(NamedTuple):
+    """What is kept between the sweeps.
+
+    Attributes:
+      summed: whether the gradient is formed going forward, by `blocked_sum`.
+      columns: how many columns' logits are kept.
+      chunk_tokens: how many tokens' at a time, unless the caller says otherwise.
+    """
+
+    summed: bool
+    columns: int
+    chunk_tokens: int
+
+
+def _kept(question: Question, cut: Cut, models: int, tokens: int, columns: int, block_words: int) -> _Kept:
+    """Returns what costs the fewest products of hidden states and heads within the memory that may be taken.
+
+    For a KL there are 6, or 4 if all logits are kept, and the gate's pass where the gradient is formed going forward.
+    """
+    if cut.keep_logits is not None and not cut.keep_logits:
+        return _Kept(False, 0, _CHUNK_TOKENS)
+    if cut.summed and cut.keep_logits:
+        return _Kept(True, columns, _KEPT_TOKENS)
+    fit = int(_KEPT_BYTES / (4 * models * columns))
+    sweeps_again = models == 2 and question.direction() is None
+    if cut.summed and sweeps_again:
+        return _Kept(True, columns, max(_FEWEST_KEPT_TOKENS, min(fit, _KEPT_TOKENS)))
+    # Where there are several chunks, one's logits are copied when they are read back.
+    of_one, of_several = _KEPT_BYTES / max(tokens, 1), _KEPT_BYTES_OF_CHUNKS / (tokens + _CHUNK_TOKENS)
+    share = (of_one if tokens <= _CHUNK_TOKENS else of_several) / (4 * models * columns)
+    if cut.summed and fit >= _KEPT_TOKENS and not (cut.gated and share > 0.5):
+        return _Kept(True, columns, _KEPT_TOKENS)
+    kept = columns if share >= 1 else int(share * columns) // block_words * block_words
+    return _Kept(False, kept, _CHUNK_TOKENS)
 
 
 def _check_question(function: str, implementation: str, question: Question) -> None:

@@ -7,6 +7,7 @@ column of the head is gathered, and nothing of the size `[tokens, vocab]` is for
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -55,26 +56,28 @@ def listed_student(
 
 
 def _primal(plan: Plan, asks: SparseQuestion, model: Model, targets, ids, counted: Counted) -> Student:
-    return _forward(plan, asks, model, targets, ids, counted)[0]
+    return _forward(replace(plan, kept_columns=0), asks, model, targets, ids, counted)[0]
 
 
 def _forward(plan: Plan, asks: SparseQuestion, model: Model, targets, ids, counted: Counted):
     def chunk(nothing, chunk: Chunk, tokens):
-        return nothing, _facts(asks, chunk, tokens[1], keep=False)[0]
+        facts, chunk = _facts(asks, chunk, tokens[1])
+        return nothing, (facts, chunk.kept)
 
-    _, facts = over_chunks(plan, chunk, (), (model,), counted, (targets, ids))
-    return _student(facts), (model, targets, ids, counted, facts)
+    _, (facts, kept) = over_chunks(plan, chunk, (), (model,), counted, (targets, ids))
+    return _student(facts), (model, targets, ids, counted, facts, kept)
 
 
 def _backward(plan: Plan, asks: SparseQuestion, residuals, cotangents: Student):
-    model, targets, ids, counted, facts = residuals
+    model, targets, ids, counted, facts, kept = residuals
     cotangents = whole_cotangent(cotangents, plan.vocab_axis, model)
 
     def chunk(totals: Model, chunk: Chunk, tokens):
-        _, ids, facts, cotangents = tokens
+        _, ids, facts, kept, cotangents = tokens
+        chunk = replace(chunk, kept=kept)
         return chunk.gradient(partial(_slope, ids, facts, cotangents, chunk), totals)
 
-    tokens = targets, ids, facts, cotangents
+    tokens = targets, ids, facts, kept, cotangents
     by_model = as_given(*over_chunks(plan, chunk, no_gradient(model), (model,), counted, tokens), model)
     return by_model, None, None, None
 
@@ -95,10 +98,10 @@ def listed_sum(
 ) -> tuple[jax.Array, Found]:
     """Returns the sum of weight * term over the question's terms and the counted tokens, and what was found.
 
-    The gradient is formed going forward, from a chunk's logits that are kept, as `blocked_sum` does.
+    The gradient is formed going forward, as `blocked_sum` does.
 
     Args:
-      plan: how the work is cut; the logits of `chunk_tokens` tokens are kept from one sweep to the next.
+      plan: how the work is cut.
       asks: what is asked.
       model: the student's way to its logits.
       targets: int32 `[tokens]`.
@@ -124,7 +127,7 @@ def _sum_forward(
 ):
     def chunk(totals: Model, chunk: Chunk, tokens):
         _, ids, signal, weights = tokens
-        facts, chunk = _facts(asks, chunk, ids, keep=True)
+        facts, chunk = _facts(asks, chunk, ids)
         student = _student(facts)
 
         def total(student: Student, weights: Weights):
@@ -155,7 +158,7 @@ _listed_sum: Any = jax.custom_vjp(_sum_primal, nondiff_argnums=(0, 1))
 _listed_sum.defvjp(_sum_forward, _sum_backward)
 
 
-def _facts(asks: SparseQuestion, chunk: Chunk, ids: jax.Array, *, keep: bool) -> tuple[_Facts, Chunk]:
+def _facts(asks: SparseQuestion, chunk: Chunk, ids: jax.Array) -> tuple[_Facts, Chunk]:
     with_outside = asks.needs_outside()
 
     def step(facts: _Facts, block: Block) -> _Facts:
@@ -170,7 +173,7 @@ def _facts(asks: SparseQuestion, chunk: Chunk, ids: jax.Array, *, keep: bool) ->
 
     none_seen = unseen(chunk.targets)
     start = _Facts(none_seen, none_seen if with_outside else None, jnp.full(ids.shape, -jnp.inf, jnp.float32))
-    facts, chunk = chunk.sweep_and_keep(step, start) if keep else (chunk.sweep(step, start), chunk)
+    facts, chunk = chunk.sweep_and_keep(step, start)
     axis = chunk.plan.vocab_axis
     if axis is not None:
         swept = "outside" if with_outside else "rest"

@@ -50,7 +50,7 @@ class SparseInputs(NamedTuple):
         """Returns the weighted sum over all devices of the token axes, and what was found of this device's tokens."""
         inputs, ids = self.inputs, self.ids()
         flat = inputs.flat_weights(dict(weights))
-        if inputs.keep:
+        if inputs.summed:
             plan, model = inputs.plan, inputs.models[0]
             total, found = listed_sum(plan, self.asks, model, inputs.targets, self.signal, ids, inputs.counted, flat)
             found = inputs.known(inputs.shaped(found))

@@ -98,7 +98,7 @@ def sparse_linear_weighted_sum(
     names = set(weights)
     decoupled = is_decoupled(function, weights)
     question = Question() if names == {"cross_entropy"} else Question(divergence, beta, alpha, decoupled)
-    cut = Cut(vocab_size, block_words, chunk_tokens, keep_logits, vocab_axis, token_axes)
+    cut = Cut(vocab_size, block_words, chunk_tokens, keep_logits, vocab_axis, token_axes, summed=True)
     model = Model(student_hidden, student_head, student_bias)
     has_rest = bool(names & {"divergence", "diversity_kd"})
     ready = prepare_sparse(function, question, model, student_softcap, signal, targets, mask, cut, has_rest)
@@ -170,7 +170,7 @@ def sparse_linear_decoupled_terms(
     """
     function = "sparse_linear_decoupled_terms"
     question = _question(function, direction, divergence, beta, alpha)
-    cut = Cut(vocab_size, block_words, chunk_tokens, False, vocab_axis, token_axes)
+    cut = Cut(vocab_size, block_words, chunk_tokens, None, vocab_axis, token_axes)
     model = Model(student_hidden, student_head, student_bias)
     ready = prepare_sparse(function, question, model, student_softcap, signal, targets, mask, cut)
     return ready.decoupled(ready.found())
@@ -242,7 +242,7 @@ def sparse_linear_divergence(
     beta, alpha = validation.fraction(function, "beta", beta), validation.fraction(function, "alpha", alpha)
     term = "cross_entropy" if divergence == "cross_entropy" else "divergence"
     question = Question() if term == "cross_entropy" else Question(divergence, beta, alpha)
-    cut = Cut(vocab_size, block_words, chunk_tokens, False if per_token else keep_logits, vocab_axis, token_axes)
+    cut = Cut(vocab_size, block_words, chunk_tokens, keep_logits, vocab_axis, token_axes, summed=not per_token)
     model = Model(student_hidden, student_head, student_bias)
     ready = prepare_sparse(function, question, model, student_softcap, signal, targets, mask, cut)
     counted_tokens = jnp.sum(ready.inputs.mask).astype(jnp.float32)
@@ -330,7 +330,7 @@ def sparse_linear_atkd(
     validation.choice(function, "normalizer", normalizer, NORMALIZERS)
     hard_fraction = validation.fraction(function, "hard_fraction", hard_fraction)
     easy_weight = validation.weight(function, "easy_weight", easy_weight, largest=1.0)
-    cut = Cut(vocab_size, block_words, chunk_tokens, keep_logits, vocab_axis, token_axes)
+    cut = Cut(vocab_size, block_words, chunk_tokens, keep_logits, vocab_axis, token_axes, summed=True)
     model = Model(student_hidden, student_head, student_bias)
     ready = prepare_sparse(function, question, model, student_softcap, signal, targets, mask, cut)
     own_mask = ready.inputs.mask

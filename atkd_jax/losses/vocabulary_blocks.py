@@ -3,7 +3,7 @@
 Logits of all tokens and words together are never in memory. Tokens are taken in chunks, those that count first and the
 others not at all; the words of a chunk are swept over in blocks. A first sweep updates every token's running maximum
 and sum of exponentials. Once these are known, each block's slice of the head's gradient is written at once. Between the
-sweeps the logits of one chunk are kept, or they are formed anew.
+sweeps the logits of a chunk's first columns are kept, as many as the plan says; the others are formed anew.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Plan:
       vocab_axis: the mapped axis over which the heads' columns are split, or None.
       token_axes: the mapped axes over which tokens are split.
       implementation: one of `IMPLEMENTATIONS`.
+      kept_columns: how many columns' logits are kept between the sweeps of a chunk, on each device.
     """
 
     vocab_size: int
@@ -72,6 +73,7 @@ class Plan:
     vocab_axis: str | None = None
     token_axes: tuple[str, ...] = ()
     implementation: str = "xla"
+    kept_columns: int = 0
 
 
 class Block(NamedTuple):
@@ -96,7 +98,7 @@ class Chunk:
       plan: how the work is cut.
       models: whose logits the blocks are of, with the chunk's hidden states.
       targets: int32 `[tokens]`.
-      kept: each model's logits, `[tokens, columns]`, once `sweep_and_keep` has formed them.
+      kept: each model's logits of the first columns, `[tokens, kept_columns]`, once `sweep_and_keep` has formed them.
     """
 
     plan: Plan
@@ -107,10 +109,8 @@ class Chunk:
     def sweep(self, step: Callable[[Any, Block], Any], start: Any) -> Any:
         """Returns `start` after `step(carry, block)` for every block."""
 
-        def of_block(carry, first_word, words: int):
-            return step(carry, self._block(first_word, words))
-
-        return _over_blocks(self._columns(), self.plan.block_words, of_block, marked_varying(start, self.models))
+        kept = 0 if self.kept is None else self.kept[0].shape[-1]
+        return self._over(kept, self._columns(), step, self._over(0, kept, step, start))
 
     def sweep_and_keep(self, step: Callable[[Any, Block], Any], start: Any) -> tuple[Any, Chunk]:
         """Returns what `sweep` does, and the chunk with its logits kept for the next sweeps."""
@@ -123,10 +123,12 @@ class Chunk:
             )
             return step(carry, block), tuple(kept)
 
-        shape = (self.targets.shape[0], self._columns())
-        empty = tuple(jnp.zeros(shape, jnp.float32) for _ in self.models)
-        carry, kept = self.sweep(keep, (start, empty))
-        return carry, replace(self, kept=kept)
+        columns = min(self.plan.kept_columns, self._columns())
+        if not columns:
+            return self.sweep(step, start), self
+        empty = tuple(jnp.zeros((self.targets.shape[0], columns), jnp.float32) for _ in self.models)
+        carry, kept = self._over(0, columns, keep, (start, empty))
+        return self._over(columns, self._columns(), step, carry), replace(self, kept=kept)
 
     def gradient(self, slope: Callable[[Block], jax.Array], totals: Model) -> tuple[Model, jax.Array]:
         """Returns the derivatives by the first model, given those by its logits.
@@ -155,17 +157,29 @@ class Chunk:
         by_head, by_bias, by_hidden = self.sweep(step, start)
         return totals._replace(head=by_head, bias=by_bias), by_hidden
 
+    def _over(self, first: int, end: int, step: Callable[[Any, Block], Any], start: Any) -> Any:
+        """Returns `start` after `step(carry, block)` for every block of the columns from `first` to `end`."""
+        if first == end:
+            return start
+        is_kept = self.kept is not None and end <= self.kept[0].shape[-1]
+
+        def of_block(carry, first_word, words: int):
+            return step(carry, self._block(first_word, words, is_kept))
+
+        return _over_blocks(first, end, self.plan.block_words, of_block, marked_varying(start, self.models))
+
     def _columns(self) -> int:
         """Returns how many columns of the heads are swept over on this device."""
         return self.plan.vocab_size if self.plan.vocab_axis is None else self.models[0].head.shape[-1]
 
-    def _block(self, first_word, words: int) -> Block:
+    def _block(self, first_word, words: int, is_kept: bool) -> Block:
         plan = self.plan
         first_of_all = first_word
         if plan.vocab_axis is not None:
             first_of_all = first_word + jax.lax.axis_index(plan.vocab_axis) * self._columns()
         column = self.targets - first_of_all
-        if self.kept is not None:
+        if is_kept:
+            assert self.kept is not None
             return Block(tuple(_columns(kept, first_word, words) for kept in self.kept), column, first_word)
         logits = tuple(
             _logits(model, softcap, plan.inverse_temperature, first_word, words)
@@ -270,9 +284,9 @@ def _add_columns(total: jax.Array, new: jax.Array, first_word) -> jax.Array:
     return jax.lax.dynamic_update_slice_in_dim(total, added, first_word, axis=-1)
 
 
-def _over_blocks(columns: int, block_words: int, step: Callable[[Any, Any, int], Any], start):
+def _over_blocks(first: int, end: int, block_words: int, step: Callable[[Any, Any, int], Any], start):
     """Returns `start` after `step(carry, first_word, words)` for every block, the last and shorter one included."""
-    words = min(block_words, columns)
-    blocks, left = divmod(columns, words)
-    carry = jax.lax.fori_loop(0, blocks, lambda number, carry: step(carry, number * words, words), start)
-    return step(carry, blocks * words, left) if left else carry
+    words = min(block_words, end - first)
+    blocks, left = divmod(end - first, words)
+    carry = jax.lax.fori_loop(0, blocks, lambda number, carry: step(carry, first + number * words, words), start)
+    return step(carry, end - left, left) if left else carry

@@ -58,6 +58,28 @@ def test_bias_softcaps_temperature_and_padded_heads_of_different_widths(keep_log
     assert_same(mine, plain)
 
 
+@pytest.mark.parametrize("kept_words", [4, 8])
+@pytest.mark.parametrize("chunk_tokens", [64, 4])
+@pytest.mark.parametrize("divergence", ["forward_kl", "generalized_jsd"])
+def test_a_part_of_the_words_is_kept(monkeypatch, kept_words, chunk_tokens, divergence):
+    case = random_case(5)
+    tokens = case["targets"].size
+    monkeypatch.setattr("atkd_jax.losses.linear_inputs._KEPT_BYTES", 8 * tokens * (kept_words + 1))
+    cut = {"block_words": 4, "chunk_tokens": chunk_tokens}
+
+    def terms(**case):
+        mask = case["mask"]
+        parts = losses.linear_decoupled_terms(**case, divergence=divergence, **cut)
+        return jnp.sum(jnp.where(mask, jnp.sin(parts.target_kd) + parts.diversity_kd**2, 0))
+
+    def full(**case):
+        logits = {f"{model}_logits": logits_of(case, model) for model in ("student", "teacher")}
+        parts = losses.decoupled_divergence(**logits, targets=case["targets"], divergence=divergence)
+        return jnp.sum(jnp.where(case["mask"], jnp.sin(parts.target_kd) + parts.diversity_kd**2, 0))
+
+    assert_same(value_and_gradients(terms, case), value_and_gradients(full, case))
+
+
 @settings(max_examples=15)
 @given(
     seed=st.integers(0, 10_000),
