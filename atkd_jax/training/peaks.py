@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,33 +12,36 @@ import jax.numpy as jnp
 
 from atkd_jax.sharding.chips import CHIPS
 
-# Dense bfloat16 operations per second of one jax device, by its `device_kind`, from the vendors' data sheets. A device
-# is a chip, but one of two cores on TPU v2, v3 and 7x.
-_KNOWN = {
-    "TPU v2": 22.5e12,
-    "TPU v3": 61.5e12,
+# Dense bfloat16 operations per second of one jax device, by its `device_kind`. A device is a chip, but one of two cores
+# on TPU v2, v3 and 7x. Where a vendor names a rate with 2:4 sparsity only, half of it stands here.
+_TPUS = {  # Cloud TPU documentation, the page of each version, peak compute per chip
+    "TPU v2": 22.5e12,  # 45 of a chip
+    "TPU v3": 61.5e12,  # 123 of a chip
     "TPU v4": 275e12,
-    "TPU v4 lite": 138e12,
+    "TPU v4 lite": 138e12,  # TPU v4i: Jouppi et al., ISCA 2021, table 1
     **dict.fromkeys(("TPU v5 lite", "TPU v5e"), CHIPS["v5e"].flops_per_second),
     **dict.fromkeys(("TPU v5", "TPU v5p"), CHIPS["v5p"].flops_per_second),
     **dict.fromkeys(("TPU v6 lite", "TPU v6e"), CHIPS["v6e"].flops_per_second),
-    "TPU7x": 1153.5e12,
-    "Tesla V100-SXM2-16GB": 125e12,
+    "TPU7x": 1153.5e12,  # 2,307 of a chip
+}
+_GPUS = {  # NVIDIA's data sheet of each, tensor cores with float32 sums
+    "Tesla V100-SXM2-16GB": 125e12,  # float16; it has no bfloat16
     "Tesla V100-SXM2-32GB": 125e12,
-    "Tesla T4": 65e12,
-    "NVIDIA L4": 121e12,
+    "Tesla T4": 65e12,  # float16; it has no bfloat16
+    "NVIDIA L4": 121e12,  # 242 with sparsity
     "NVIDIA L40S": 362e12,
-    "NVIDIA A10G": 70e12,
+    "NVIDIA A10G": 70e12,  # 80 multiprocessors at 1.71 GHz, half an A10's rate with float32 sums
     "NVIDIA A100-SXM4-40GB": 312e12,
     "NVIDIA A100-SXM4-80GB": 312e12,
     "NVIDIA A100-PCIE-40GB": 312e12,
     "NVIDIA A100 80GB PCIe": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA GH200 480GB": 989e12,
-    "NVIDIA B200": 2250e12,
+    "NVIDIA H100 80GB HBM3": 989e12,  # 1,979 with sparsity
+    "NVIDIA H100 PCIe": 756e12,  # 1,513 with sparsity
+    "NVIDIA H200": 989e12,  # 1,979 with sparsity
+    "NVIDIA GH200 480GB": 989e12,  # 1,979 with sparsity
+    "NVIDIA B200": 2250e12,  # an eighth of an HGX B200's 36e15 with sparsity, halved
 }
+_KNOWN = _TPUS | _GPUS
 _SIZES = (1024, 2048)
 _REPEATS = 3
 
@@ -71,8 +75,12 @@ def peak_of(devices: Sequence[Any]) -> Peak:
     return Peak(sum(_KNOWN[device.device_kind] for device in devices), "the data sheet, dense bfloat16")
 
 
+@functools.cache
 def measured_peak() -> float:
-    """Returns the most float32 operations per second that a product of two square matrices reached on this machine."""
+    """Returns the most float32 operations per second that a product of two square matrices reached on this machine.
+
+    It is measured once in a process, however many runs follow each other there.
+    """
     return max(_rate_of(size) for size in _SIZES)
 
 

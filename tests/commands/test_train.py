@@ -1,17 +1,11 @@
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
+from forked_runs import lines_of, wait_until
 
 from atkd_jax.commands.main import main
 from atkd_jax.training.metrics import read_metrics
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
@@ -40,31 +34,24 @@ def test_a_run_leaves_its_facts_metrics_and_checkpoint(words, tmp_path, capsys):
     assert "step 2/2" in capsys.readouterr().out
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_goes_on(words, tmp_path):
-    command = [sys.executable, str(ROOT / "launch.py"), *words, "--training.steps=400"]
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 300
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        try:
-            while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
-                assert process.poll() is None, process.communicate()
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-            process.send_signal(signal.SIGINT)
-            out, errors = process.communicate(timeout=300)
-        finally:
-            process.kill()
-    assert process.returncode == 130
-    assert "Traceback" not in errors
-    step = len(read_metrics(tmp_path / "run"))
-    assert f"Stopped by SIGINT after step {step} of 400" in out
-    assert "The same command goes on from there." in out
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    assert f"Going on from step {step}" in done.stdout
-    assert [line["step"] for line in read_metrics(tmp_path / "run")] == list(range(1, 401))
+def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_goes_on(launcher, words, tmp_path):
+    words = [*words, "--training.steps=60"]
+    metrics = tmp_path / "run"
+    # A step that takes a while, as on a real machine, so that the signal finds the run before its end.
+    slow = "import time; from atkd_jax.data import TrainingBatches as B; n = B.__next__\n"
+    slow += "B.__next__ = lambda self: (time.sleep(0.2), n(self))[1]"
+    run = launcher.start(words, before=slow)
+    wait_until(lambda: lines_of(metrics) >= 2, [run])
+    run.signal(signal.SIGINT)
+    launcher.finish([run], expected=130)
+    assert "Traceback" not in run.output
+    step = len(read_metrics(metrics))
+    assert f"Stopped by SIGINT after step {step} of 60" in run.output
+    assert "The same command goes on from there." in run.output
+    again = launcher.start(words)
+    launcher.finish([again])
+    assert f"Going on from step {step}" in again.output
+    assert [line["step"] for line in read_metrics(metrics)] == list(range(1, 61))
 
 
 def test_a_dry_run_writes_nothing(words, tmp_path, capsys):

@@ -29,29 +29,29 @@ def require_little_lost(run_dir):
 
 @pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
 def test_kills_at_random_moments(launcher, tiny_run_words, whole_runs, require_same_bits, tmp_path, kills):
-    words = [*tiny_run_words, f"--run_dir={tmp_path}"]
     chance = random.Random(kills)
-    lasted = 0.0
-    for number in range(kills):
+    run_dir, lasted, killed = tmp_path / "first", 8.0, 0
+    for number in range(4 * kills):
         began = time.monotonic()
-        run = launcher.start(words)
-        # From before the first import to after the last step; the first run also tells how long that is.
-        limit = chance.uniform(0.0, 1.0) * (lasted or 8.0)
+        run = launcher.start([*tiny_run_words, f"--run_dir={run_dir}"])
+        # From before the first import to after the last step; runs that end by themselves tell how long that is.
+        limit = chance.uniform(0.0, 1.0) * lasted
         while run.ended() is None and time.monotonic() - began < limit:
             time.sleep(0.002)
-        if run.ended() is not None:
-            assert run.code == 0, run.output
+        run.kill()
+        if run.code == 0:  # Not killed, nor could it be again: another run begins.
             lasted = time.monotonic() - began
-            if number < kills - 1:  # Begin anew: a run that has ended cannot be killed any more.
-                require_same_bits(tmp_path, whole_runs(1))
-                words = [*tiny_run_words, f"--run_dir={tmp_path / str(number)}"]
-                tmp_path = tmp_path / str(number)
+            require_same_bits(run_dir, whole_runs(1))
+            run_dir = tmp_path / str(number)
             continue
-        run.signal(signal.SIGKILL)
-        assert run.wait() == -signal.SIGKILL
-        require_little_lost(tmp_path)
-    launcher.finish([launcher.start(words)])
-    require_same_bits(tmp_path, whole_runs(1))
+        assert run.code == -signal.SIGKILL, run.output
+        require_little_lost(run_dir)
+        killed += 1
+        if killed == kills:
+            break
+    assert killed == kills
+    launcher.finish([launcher.start([*tiny_run_words, f"--run_dir={run_dir}"])])
+    require_same_bits(run_dir, whole_runs(1))
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
