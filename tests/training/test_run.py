@@ -1,9 +1,11 @@
+import functools
 import io
 import json
 import os
 import re
 import signal
 import threading
+import time
 
 import jax
 import numpy as np
@@ -18,11 +20,11 @@ from atkd_jax.training.run import train
 TIMES = {"step_seconds", "tokens_per_second", "teacher_share", "data_wait_seconds", "checkpoint_stall_seconds", "mfu"}
 
 
-@pytest.fixture
-def config(tmp_path, tiny_teacher_directory, examples):
-    def make(**changes):
+@pytest.fixture(scope="module")
+def config_in(tiny_teacher_directory, examples):
+    def make(directory, **changes):
         tree = {
-            "run_dir": tmp_path / "run",
+            "run_dir": directory / "run",
             "teacher": {"model": str(tiny_teacher_directory)},
             "student": {"layers": 2},
             "data": {"source": str(examples), "sequence_length": 64},
@@ -39,6 +41,11 @@ def config(tmp_path, tiny_teacher_directory, examples):
         return Config.model_validate(tree)
 
     return make
+
+
+@pytest.fixture
+def config(config_in, tmp_path):
+    return functools.partial(config_in, tmp_path)
 
 
 def quiet():
@@ -62,7 +69,7 @@ def test_a_run_in_two_parts_is_the_run_in_one(config, tmp_path):
 
     def interrupt():
         while not metrics.exists() or metrics.read_text().count("\n") < 2:
-            pass
+            time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
@@ -108,15 +115,25 @@ def test_the_gates_diagnostics_and_the_data_counts_are_in_the_metrics(config, tm
     assert all(value is not None for value in last.values())
 
 
+# A large epsilon keeps Adam from making whole steps out of the rounding of gradients that are nearly 0.
+LARGE_EPSILON = {"optimizer__eps": 1e-2}
+
+
+def losses(config):
+    train(config, console=quiet())
+    return [line["loss"] for line in read_metrics(config.run_dir)]
+
+
+@pytest.fixture(scope="module")
+def plain_losses(config_in, tmp_path_factory):
+    return losses(config_in(tmp_path_factory.mktemp("plain"), **LARGE_EPSILON))
+
+
 @pytest.mark.parametrize(
     "changes", [{"mesh__fsdp": 2}, {"mesh__fsdp": 2, "mesh__tensor": 2}, {"training__remat": "full"}]
 )
-def test_meshes_and_rematerialisation_give_the_same_losses(config, tmp_path, changes):
-    # A large epsilon keeps Adam from making whole steps out of the rounding of gradients that are nearly 0.
-    train(config(run_dir=tmp_path / "plain", optimizer__eps=1e-2), console=quiet())
-    train(config(run_dir=tmp_path / "other", optimizer__eps=1e-2, **changes), console=quiet())
-    plain, other = read_metrics(tmp_path / "plain"), read_metrics(tmp_path / "other")
-    np.testing.assert_allclose([line["loss"] for line in plain], [line["loss"] for line in other], rtol=1e-5)
+def test_meshes_and_rematerialisation_give_the_same_losses(config, plain_losses, changes):
+    np.testing.assert_allclose(losses(config(**LARGE_EPSILON, **changes)), plain_losses, rtol=1e-5)
 
 
 def test_a_finished_run_is_left_alone_and_a_longer_one_goes_on(config, tmp_path):

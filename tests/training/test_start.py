@@ -1,3 +1,4 @@
+import functools
 import io
 import json
 
@@ -17,11 +18,11 @@ ADAPTERS = {"layers": 2, "lora": {"rank": 3, "alpha": 6.0, "targets": ["query", 
 PRUNED = {"layers": 2, "layer_choice": "block_influence", "mlp_width": 24, "kv_heads": 1}
 
 
-@pytest.fixture
-def config(tmp_path, tiny_teacher_directory, examples):
-    def make(*, run_dir="run", steps=4, teacher=None, **changes):
+@pytest.fixture(scope="module")
+def config_in(tiny_teacher_directory, examples):
+    def make(directory, *, teacher=None, **changes):
         tree = {
-            "run_dir": tmp_path / run_dir,
+            "run_dir": directory / "run",
             "teacher": {"model": str(tiny_teacher_directory), **(teacher or {})},
             "student": {"layers": 2},
             "data": {"source": str(examples), "sequence_length": 64},
@@ -32,6 +33,11 @@ def config(tmp_path, tiny_teacher_directory, examples):
         return Config.model_validate(tree | changes)
 
     return make
+
+
+@pytest.fixture
+def config(config_in, tmp_path):
+    return functools.partial(config_in, tmp_path)
 
 
 def run(config, console=None):
@@ -78,19 +84,37 @@ def test_only_adapters_are_trained_and_saved(config):
     assert all(np.asarray(leaf).any() for leaf in jax.tree.leaves(state.params))
 
 
+PRUNED_WITH_ADAPTERS = {
+    "student": PRUNED | {"lora": ADAPTERS["lora"]},
+    "optimizer": {"eps": 1e-2, "warmup_steps": 0},
+}
+
+
+@pytest.fixture(scope="module")
+def plain(config_in, tmp_path_factory):
+    settings = config_in(tmp_path_factory.mktemp("plain"), **PRUNED_WITH_ADAPTERS)
+    run(settings)
+    return settings
+
+
 @pytest.mark.parametrize("mesh", [{"fsdp": 2, "tensor": 2}, {"fsdp": 4, "teacher_tensor": 2, "teacher_fsdp": 1}])
-def test_every_mesh_gives_one_start_and_one_run(config, mesh):
-    changes = {"student": PRUNED | {"lora": ADAPTERS["lora"]}, "optimizer": {"eps": 1e-2, "warmup_steps": 0}}
-    plain, other = config(**changes), config(run_dir="other", mesh=mesh, **changes)
-    for each in (plain, other):
-        run(each)
+def test_every_mesh_gives_one_start_and_one_run(config, plain, mesh):
+    other = config(mesh=mesh, **PRUNED_WITH_ADAPTERS)
+    run(other)
     assert read_pruning(plain.run_dir) == read_pruning(other.run_dir)
     losses = [[line["loss"] for line in read_metrics(each.run_dir)] for each in (plain, other)]
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def loss_of_floats(config_in, tmp_path_factory):
+    exact = config_in(tmp_path_factory.mktemp("exact"))
+    run(exact)
+    return read_metrics(exact.run_dir)[0]["loss"]
+
+
 @pytest.mark.parametrize(("bits", "mesh"), [("int8", {}), ("int4", {"fsdp": 2, "tensor": 2})])
-def test_a_stored_teacher_teaches_and_says_how_far_it_moved(config, bits, mesh):
+def test_a_stored_teacher_teaches_and_says_how_far_it_moved(config, loss_of_floats, bits, mesh):
     pytest.importorskip("qwix")
     settings = config(teacher={"quantize": bits}, mesh=mesh)
     out = io.StringIO()
@@ -100,11 +124,9 @@ def test_a_stored_teacher_teaches_and_says_how_far_it_moved(config, bits, mesh):
     assert f"is {facts['forward_kl']:.4f} nats per token" in out.getvalue()
     assert 0 < facts["forward_kl"] < (0.05 if bits == "int8" else 3.0)  # a random teacher of few weights moves far
     assert facts["bytes"] < facts["float_bytes"] / 3
-    exact = config(run_dir="exact")
-    run(exact)
-    stored, of_float = (read_metrics(each.run_dir)[0]["loss"] for each in (settings, exact))
-    np.testing.assert_allclose(stored, of_float, rtol=0.02 if bits == "int8" else 0.5)
-    assert stored != of_float
+    stored = read_metrics(settings.run_dir)[0]["loss"]
+    np.testing.assert_allclose(stored, loss_of_floats, rtol=0.02 if bits == "int8" else 0.5)
+    assert stored != loss_of_floats
 
 
 def test_a_run_that_lost_what_was_chosen_says_so(config):

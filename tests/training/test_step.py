@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,8 +73,9 @@ def run(models, batch, *, objective=None, microbatches=1, optimizer=None, steps=
     )
     state = initial_state(params, optimizer=optimizer, seed=0)
     metrics = {}
+    step = jax.jit(step)
     for _ in range(steps):
-        state, metrics = jax.jit(step)(state, teacher_params, batch)
+        state, metrics = step(state, teacher_params, batch)
     return state, metrics
 
 
@@ -83,6 +86,12 @@ def assert_same(one, other, rtol=1e-5):
     norm = float(optax.tree.norm(state.params))
     for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(other_state.params), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=rtol * norm / 100)
+
+
+@pytest.fixture(scope="module")
+def whole(models, batch):
+    """The step over the whole batch at once, made once for each objective."""
+    return functools.cache(lambda objective: run(models, batch, objective=objective))
 
 
 OBJECTIVES = [
@@ -118,16 +127,14 @@ def test_the_loss_is_the_librarys_atkd_on_the_two_models_logits(models, batch, s
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: f"{objective.name}-{objective.direction}")
-def test_micro_batches_change_nothing(models, batch, objective):
-    whole = run(models, batch, objective=objective)
-    assert_same(whole, run(models, batch, objective=objective, microbatches=4))
+def test_micro_batches_change_nothing(models, batch, whole, objective):
+    assert_same(whole(objective), run(models, batch, objective=objective, microbatches=4))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: f"{objective.name}-{objective.direction}")
-def test_chunks_change_nothing(models, batch, objective):
-    whole = run(models, batch, objective=objective)
-    assert_same(whole, run(models, batch, objective=objective, chunk_tokens=7))
-    assert_same(whole, run(models, batch, objective=objective, chunk_tokens=1000, microbatches=4))
+def test_chunks_change_nothing(models, batch, whole, objective):
+    assert_same(whole(objective), run(models, batch, objective=objective, chunk_tokens=7))
+    assert_same(whole(objective), run(models, batch, objective=objective, chunk_tokens=1000, microbatches=4))
 
 
 def test_columns_beyond_the_vocabulary_change_nothing(models, batch):
@@ -153,22 +160,30 @@ def test_columns_beyond_the_vocabulary_change_nothing(models, batch):
     np.testing.assert_allclose(metrics["loss"], widened_metrics["loss"], rtol=1e-6)
 
 
-def test_padding_changes_nothing(models, batch):
+def test_padding_changes_nothing(models, batch, whole):
     longer = {name: np.pad(array, ((0, 0), (0, 7))) for name, array in batch.items()}
-    assert_same(run(models, batch), run(models, longer))
+    assert_same(whole(ObjectiveConfig()), run(models, longer))
 
 
-def test_what_stands_in_uncounted_places_changes_nothing(models, batch):
+def test_what_stands_in_uncounted_places_changes_nothing(models, batch, whole):
     changed = batch | {"tokens": np.where(batch["segment_ids"] > 0, batch["tokens"], VOCAB - 1)}
-    assert_same(run(models, batch), run(models, changed))
+    assert_same(whole(ObjectiveConfig()), run(models, changed))
+
+
+def adam():
+    return make_optimizer(OptimizerConfig(warmup_steps=0, learning_rate=1e-2, eps=1.0), steps=10)
+
+
+@pytest.fixture(scope="module")
+def of_one_device(models, batch):
+    return run(models, batch, optimizer=adam(), steps=2)
 
 
 @pytest.mark.parametrize(("fsdp", "tensor"), [(1, 1), (2, 1), (4, 2), (2, 2), (1, 8)])
-def test_every_mesh_gives_one_devices_step(models, batch, fsdp, tensor):
+def test_every_mesh_gives_one_devices_step(models, batch, of_one_device, fsdp, tensor):
     (student, params), (teacher, teacher_params) = models
     mesh = make_mesh(fsdp=fsdp, tensor=tensor)
-    optimizer = make_optimizer(OptimizerConfig(warmup_steps=0, learning_rate=1e-2, eps=1.0), steps=10)
-    expected = run(models, batch, optimizer=optimizer, steps=2)
+    optimizer = adam()
     step = make_train_step(
         student=student,
         teacher=teacher,
@@ -183,9 +198,10 @@ def test_every_mesh_gives_one_devices_step(models, batch, fsdp, tensor):
     )
     state = place_state(params, mesh=mesh, optimizer=optimizer, seed=0)
     metrics = {}
+    step = jax.jit(step)
     for _ in range(2):
-        state, metrics = jax.jit(step)(state, placed_teacher, shard_batch(mesh, batch))
-    assert_same(expected, (state, metrics))
+        state, metrics = step(state, placed_teacher, shard_batch(mesh, batch))
+    assert_same(of_one_device, (state, metrics))
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted(models, batch):
