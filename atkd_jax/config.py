@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from atkd_jax.config_cache import CacheConfig
 from atkd_jax.config_machines import DistributedConfig, MeshConfig, ProfileConfig
-from atkd_jax.config_neighbours import InstanceWeightingConfig
+from atkd_jax.config_neighbours import InstanceWeightingConfig, TokenSimilarityConfig
 from atkd_jax.config_node import Dtype, Node, UserPath
 from atkd_jax.config_rollout import RolloutConfig
 from atkd_jax.config_teacher import TeacherConfig
@@ -176,6 +176,7 @@ class ObjectiveConfig(Node):
         default=0.0, ge=0, le=1, description="Mixes the data's own cross-entropy in: w CE + (1 - w) distillation."
     )
     instance_weighting: InstanceWeightingConfig = InstanceWeightingConfig()
+    token_similarity: TokenSimilarityConfig = TokenSimilarityConfig()
 
     @model_validator(mode="after")
     def _has_one_divergence(self) -> ObjectiveConfig:
@@ -189,6 +190,7 @@ class ObjectiveConfig(Node):
     @model_validator(mode="after")
     def _goes_with_its_name(self) -> ObjectiveConfig:
         self.instance_weighting.require_place_in(self.name, cross_entropy_weight=self.cross_entropy_weight)
+        self.token_similarity.require_place_in(self.name, temperature=self.temperature, adaptive=self.adaptive)
         if self.name.startswith("minillm") and self.cross_entropy_weight:
             raise ValueError(
                 f"objective.name={self.name} has a loss of its own on the data's text, but "
@@ -365,4 +367,5 @@ class Config(Node):
             weighs_instances=self.objective.instance_weighting.is_on,
             sequence=self.mesh.sequence,
         )
+        self.objective.token_similarity.require_embeddings(quantize=self.teacher.quantize, author=self.rollout.author)
         return self

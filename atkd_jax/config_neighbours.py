@@ -1,4 +1,4 @@
-"""The part of the config that is AdaKD's: how much of each example is learned from the teacher."""
+"""The parts of the config that are AdaKD's and ReffAKD's: weights of examples, and soft labels without a teacher."""
 
 from __future__ import annotations
 
@@ -52,4 +52,35 @@ class InstanceWeightingConfig(Node):
             raise ValueError(
                 "objective.instance_weighting says how much cross-entropy each example has, and "
                 f"objective.cross_entropy_weight={cross_entropy_weight} says it too; leave that at 0"
+            )
+
+
+class TokenSimilarityConfig(Node):
+    """ReffAKD for tokens: the teacher's embeddings say how alike tokens are, and its layers are never run."""
+
+    scale: float | None = Field(
+        default=None,
+        gt=0,
+        description="Multiplies the cosines of a token's row before the softmax; none has the teacher's model teach.",
+    )
+    delta: float = Field(
+        default=0.0, ge=0, description="Added to a token's own place in its row, after the scale; forward_kl alone."
+    )
+
+    def require_place_in(self, name: str, *, temperature: float, adaptive: bool) -> None:
+        """Raises ValueError where the objective of that name cannot have soft labels that are raised by delta."""
+        is_plain = name == "forward_kl" and temperature == 1 and not adaptive
+        if self.delta and (self.scale is None or not is_plain):
+            raise ValueError(
+                f"objective.token_similarity.delta={self.delta} raises soft labels of token_similarity.scale under "
+                f"forward_kl at temperature 1, but scale={self.scale}, name={name}, temperature={temperature}, "
+                f"adaptive={adaptive}; set these so, or leave delta at 0"
+            )
+
+    def require_embeddings(self, *, quantize: str | None, author: str) -> None:
+        """Raises ValueError where the teacher's embeddings are not there as they were, or it is to write."""
+        if self.scale is not None and (quantize is not None or author in ("teacher", "mixed")):
+            raise ValueError(
+                "objective.token_similarity takes the teacher's embeddings in float and never runs it, but "
+                f"teacher.quantize={quantize} and rollout.author={author}; set them to none and to data or student"
             )

@@ -21,6 +21,14 @@ def test_weighting_is_off_until_both_ends_are_given():
             {"objective": {"instance_weighting": BOTH}, "rollout": {"author": "student"}, "data": {"packing": False}},
             "rollout.author=student writes other text",
         ),
+        (
+            {"objective": {"name": "reverse_kl", "token_similarity": {"scale": 1.0, "delta": 0.1}}},
+            "name=reverse_kl, temperature=1.0",
+        ),
+        (
+            {"objective": {"token_similarity": {"scale": 1.0}}, "teacher": {"quantize": "int8"}},
+            "teacher.quantize=int8 and rollout.author=data",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(tree, sentence):

@@ -12,6 +12,7 @@ from atkd_jax.models.quantized_array import Bits
 from atkd_jax.models.remat import Remat
 from atkd_jax.models.rope_scaling import LinearRopeScaling, Llama3RopeScaling
 from atkd_jax.models.sizes import SIZES, sized_config
+from atkd_jax.models.token_similarity import TokenSimilarity
 
 __all__ = [
     "SIZES",
@@ -25,6 +26,7 @@ __all__ = [
     "Llama3RopeScaling",
     "Pruning",
     "Remat",
+    "TokenSimilarity",
     "add_adapters",
     "axes_of",
     "evenly_spaced_layers",

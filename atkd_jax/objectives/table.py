@@ -9,6 +9,7 @@ from atkd_jax import losses
 from atkd_jax.config import ObjectiveConfig
 from atkd_jax.objectives.instance_weighting import weighted_by_instance
 from atkd_jax.objectives.minillm import PRESETS, minillm
+from atkd_jax.objectives.raised_labels import raised_soft_labels
 from atkd_jax.objectives.weighting import Divergence, Objective, Weighting, mean_weights
 
 
@@ -23,10 +24,12 @@ def make_objective(config: ObjectiveConfig, *, teacher_weight: float = 0.0, step
     if config.name in PRESETS:
         return minillm(config, teacher_weight=teacher_weight, on_data=make_objective(PRESETS[config.name].on_data))
     config = _adapted(config) if config.adaptive else config
-    make = OBJECTIVES.get(config.name, _mean_divergence)
+    distillation = OBJECTIVES.get(config.name, _mean_divergence)(config)
+    if config.token_similarity.delta:
+        distillation = raised_soft_labels(distillation, delta=config.token_similarity.delta)
     if config.instance_weighting.is_on:
-        return weighted_by_instance(make(config), config.instance_weighting, steps=steps)
-    return _mixed_with_cross_entropy(make(config), config.cross_entropy_weight)
+        return weighted_by_instance(distillation, config.instance_weighting, steps=steps)
+    return _mixed_with_cross_entropy(distillation, config.cross_entropy_weight)
 
 
 def _adapted(config: ObjectiveConfig) -> ObjectiveConfig:

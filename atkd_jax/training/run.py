@@ -18,7 +18,7 @@ from atkd_jax.config import Config
 from atkd_jax.data import Template, open_source, training_batches
 from atkd_jax.errors import InputError
 from atkd_jax.interop import fetch_model
-from atkd_jax.models import Decoder, DecoderConfig, logical_axes, split_trained
+from atkd_jax.models import Decoder, DecoderConfig, TokenSimilarity, logical_axes, split_trained
 from atkd_jax.objectives import make_objective
 from atkd_jax.sharding import (
     Meshes,
@@ -196,7 +196,11 @@ def _prepare(
     config: Config, mesh: Mesh, teaching: Teaching, start: Start
 ) -> tuple[_Models, TrainState, optax.GradientTransformation]:
     optimizer = make_optimizer(config.optimizer, steps=config.training.steps)
-    teacher_graph, teacher_params = teaching.split()
+    scale = config.objective.token_similarity.scale
+    if scale is None:
+        teacher_graph, teacher_params = teaching.split()
+    else:
+        teacher_graph, teacher_params = nnx.split(TokenSimilarity(teaching.loaded.model, scale=scale))
     student_graph, student_params, frozen = split_trained(start.student)
     state = place_state(student_params, mesh=mesh, optimizer=optimizer, seed=config.seed)
     frozen = tuple(spread(each, parameter_shardings(mesh, logical_axes(each), each)) for each in frozen)
@@ -301,9 +305,10 @@ def _costs(config: Config, meshes: Meshes, models: _Models, console: Console) ->
         text = f"MFU is the share of {peak.flops_per_second / 1e12:,.3g} TFLOP/s: {peak.source}."
         console.print(text, highlight=False, soft_wrap=True)
     is_cached = isinstance(models.teacher_graph, CachedTeacher)
+    runs_layers = not is_cached and config.objective.token_similarity.scale is None
     return step_costs(
         student=models.student_config,
-        teacher=None if is_cached else models.teacher_config,
+        teacher=models.teacher_config if runs_layers else None,
         length=config.data.sequence_length,
         teacher_seconds=0.0 if is_cached else _teacher_seconds(config, meshes.teacher, models),
         peak_flops_per_second=peak.flops_per_second,

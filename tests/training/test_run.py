@@ -181,3 +181,10 @@ def test_students_with_another_tokenizer_are_refused(config, tmp_path, tiny_teac
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(InputError, match="tokenizer"):
         train(config(student={"init": "directory", "directory": other}), console=quiet())
+
+
+def test_soft_labels_of_tokens_teach_without_a_teachers_layers(config, tmp_path):
+    objective = {"name": "forward_kl", "cross_entropy_weight": 0.5, "token_similarity": {"scale": 4.0, "delta": 0.1}}
+    train(config(objective=objective, training__steps=4), console=quiet())
+    lines = read_metrics(tmp_path / "run")
+    assert lines[-1]["cross_entropy"] < lines[0]["cross_entropy"]
