@@ -84,3 +84,21 @@ class TokenSimilarityConfig(Node):
                 "objective.token_similarity takes the teacher's embeddings in float and never runs it, but "
                 f"teacher.quantize={quantize} and rollout.author={author}; set them to none and to data or student"
             )
+
+
+class ImagesConfig(Node):
+    """ReffAKD: a student of labelled images, with soft labels from an autoencoder in place of a teacher."""
+
+    source: str | None = Field(
+        default=None, description="`digits`, or an image set of TFDS; none trains a language model."
+    )
+    train_split: str = Field(default="train", description="Split to learn from.")
+    test_split: str = Field(default="test", description="Split to measure on.")
+    width: int = Field(default=16, ge=2, description="Channels of the student's last two convolutions.")
+    autoencoder_steps: int = Field(default=300, ge=1, description="Steps of the autoencoder, before the student's.")
+    weight: float = Field(default=0.5, ge=0, le=1, description="a of (1 - a) CE + a T^2 D.")
+    temperature: float = Field(default=1.0, gt=0, description="T, of the student only.")
+    distance: Literal["kl", "soft_cross_entropy", "kl_element_mean"] = Field(
+        default="kl", description="D: KL, the soft cross-entropy, or KL over the number of classes."
+    )
+    delta: float = Field(default=0.0225, ge=0, description="Raises a class's likeness to itself.")

@@ -192,6 +192,12 @@ def parse_verb(verb: str, words: Sequence[str]) -> Any:
     if verb == "study":
         return _parse_study(words)
     options = parse_options(verb, VERBS[verb].options, words, summary=VERBS[verb].summary)
+    if options.settings.images.source is not None and (verb != "train" or options.dry_run):
+        what = "train --dry-run" if verb == "train" else verb
+        raise InputError(
+            f"launch.py: {what} is for language models, but images.source is {options.settings.images.source}; train "
+            "keeps the accuracy of a student of images as accuracy.json in its run directory."
+        )
     if verb not in OF_MANY and (options.settings.distributed.num_processes or 1) > 1:
         raise InputError(
             f"launch.py: {verb} is the work of one process, but distributed.num_processes is "

@@ -5,22 +5,27 @@
 """
 
 from atkd_jax.data.answers_file import write_answers
+from atkd_jax.data.array_batches import ArrayBatches
 from atkd_jax.data.counts import Counts
 from atkd_jax.data.evaluation_batches import EvaluationBatches, evaluation_batches
 from atkd_jax.data.examples import Example, Examples, spaced_examples
+from atkd_jax.data.images import LabelledImages, load_images
 from atkd_jax.data.jsonl import read_prompts
 from atkd_jax.data.sources import open_source
 from atkd_jax.data.templates import Template, render_prompt
 from atkd_jax.data.training_batches import TrainingBatches, merge_states, training_batches
 
 __all__ = [
+    "ArrayBatches",
     "Counts",
     "EvaluationBatches",
     "Example",
     "Examples",
+    "LabelledImages",
     "Template",
     "TrainingBatches",
     "evaluation_batches",
+    "load_images",
     "merge_states",
     "open_source",
     "read_prompts",

@@ -53,9 +53,23 @@ def open_tfds(name: str, *, split: str, cache_dir: Path, report: Callable[[str],
         InputError: TFDS does not know or cannot prepare the data set, it has no such split, other keys than
             `examples.KEY_SETS`, or no examples.
     """
-    builder = _prepared_builder(name, cache_dir / "tfds", report)
-    features: Any = builder.info.features
+    records, features = prepared_records(name, split=split, cache_dir=cache_dir, report=report)
     require_known_keys(list(features.keys()) if hasattr(features, "keys") else [], where=f"The data set {name}")
+    require_not_empty(records, where=f"The split {split!r} of {name}")
+    return TfdsExamples(records, name=f"{name}[{split}]")
+
+
+def prepared_records(
+    name: str, *, split: str, cache_dir: Path, report: Callable[[str], None] = print
+) -> tuple[Sequence[Any], Any]:
+    """Returns the records of a split by number, whatever they hold, and TFDS's description of their features.
+
+    The arguments are those of `open_tfds`.
+
+    Raises:
+        InputError: TFDS does not know or cannot prepare the data set, or it has no such split.
+    """
+    builder = _prepared_builder(name, cache_dir / "tfds", report)
     try:
         records = builder.as_data_source(split)  # pyright: ignore[reportCallIssue]  TFDS's decorator hides its signature
     except (ValueError, KeyError, AssertionError) as error:
@@ -64,8 +78,7 @@ def open_tfds(name: str, *, split: str, cache_dir: Path, report: Callable[[str],
             f"The data set {name} has no split {split!r} with examples in it: there is {there}, or a slice of them "
             "such as 'train[:90%]'."
         ) from error
-    require_not_empty(records, where=f"The split {split!r} of {name}")
-    return TfdsExamples(records, name=f"{name}[{split}]")
+    return records, builder.info.features
 
 
 def _prepared_builder(name: str, folder: Path, report: Callable[[str], None]) -> tfds.core.DatasetBuilder:

@@ -4,6 +4,7 @@ from atkd_jax.models.adapters import TARGETS, add_adapters, merge_adapters, spli
 from atkd_jax.models.cache import KVCache
 from atkd_jax.models.config import DecoderConfig
 from atkd_jax.models.decoder import Decoder
+from atkd_jax.models.image_models import ImageAutoencoder, ImageClassifier
 from atkd_jax.models.importance import Importance, measure_importance
 from atkd_jax.models.logical_axes import axes_of, logical_axes
 from atkd_jax.models.pruning import Pruning, evenly_spaced_layers, most_important, prune_model, pruned_config
@@ -20,6 +21,8 @@ __all__ = [
     "Bits",
     "Decoder",
     "DecoderConfig",
+    "ImageAutoencoder",
+    "ImageClassifier",
     "Importance",
     "KVCache",
     "LinearRopeScaling",

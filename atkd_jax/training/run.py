@@ -41,6 +41,7 @@ from atkd_jax.training.peaks import peak_of
 from atkd_jax.training.placement import place_state
 from atkd_jax.training.profiling import ProfileWindow
 from atkd_jax.training.progress import ProgressLine
+from atkd_jax.training.reffakd import train_on_images
 from atkd_jax.training.rollout_batches import RolloutBatches, rollout_batches
 from atkd_jax.training.same_run import require_same_run
 from atkd_jax.training.shared_batches import SharedBatches
@@ -80,6 +81,8 @@ def train(
     Raises:
         InputError: if something that was given is wrong; its message says what to do.
     """
+    if config.images.source is not None:
+        return train_on_images(config, console=console, before_start=before_start).outcome
     console = console or Console()
     report = partial(console.print, highlight=False, soft_wrap=True)
     meshes = make_meshes(**config.mesh.model_dump())

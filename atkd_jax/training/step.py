@@ -97,7 +97,7 @@ def make_train_step(
         metrics["tokens"] = jnp.sum(parts["segment_ids"] > 0)
         if schedule is not None:
             metrics["learning_rate"] = jnp.asarray(schedule(state.step - state.skipped_steps))
-        return _apply(state, loss, gradient, metrics, optimizer)
+        return apply_gradient(state, loss, gradient, metrics, optimizer)
 
     return train_step
 
@@ -183,9 +183,10 @@ def _summed_over_parts(
     return jax.lax.scan(add, zeros, parts)[0]
 
 
-def _apply(
+def apply_gradient(
     state: TrainState, loss: jax.Array, gradient: Any, metrics: Metrics, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, Metrics]:
+    """Returns the state after one update, and the metrics with what it told; what is not finite is skipped."""
     gradient_norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
 
