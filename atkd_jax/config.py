@@ -368,5 +368,7 @@ class Config(Node):
             weighs_instances=self.objective.instance_weighting.is_on,
             sequence=self.mesh.sequence,
         )
-        self.objective.token_similarity.require_embeddings(quantize=self.teacher.quantize, author=self.rollout.author)
+        self.objective.token_similarity.require_embeddings(
+            quantize=self.teacher.quantize, cache=self.teacher.cache, author=self.rollout.author
+        )
         return self

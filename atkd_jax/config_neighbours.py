@@ -77,12 +77,13 @@ class TokenSimilarityConfig(Node):
                 f"adaptive={adaptive}; set these so, or leave delta at 0"
             )
 
-    def require_embeddings(self, *, quantize: str | None, author: str) -> None:
+    def require_embeddings(self, *, quantize: str | None, cache: object, author: str) -> None:
         """Raises ValueError where the teacher's embeddings are not there as they were, or it is to write."""
-        if self.scale is not None and (quantize is not None or author in ("teacher", "mixed")):
+        if self.scale is not None and (quantize or cache or author in ("teacher", "mixed")):
             raise ValueError(
                 "objective.token_similarity takes the teacher's embeddings in float and never runs it, but "
-                f"teacher.quantize={quantize} and rollout.author={author}; set them to none and to data or student"
+                f"teacher.quantize={quantize}, teacher.cache={cache} and rollout.author={author}; set them to none, "
+                "none, and data or student"
             )
 
 

@@ -27,7 +27,7 @@ def test_weighting_is_off_until_both_ends_are_given():
         ),
         (
             {"objective": {"token_similarity": {"scale": 1.0}}, "teacher": {"quantize": "int8"}},
-            "teacher.quantize=int8 and rollout.author=data",
+            "teacher.quantize=int8, teacher.cache=None and rollout.author=data",
         ),
     ],
 )

@@ -22,18 +22,18 @@ def weighted_by_instance(distillation: Objective, config: InstanceWeightingConfi
       steps: Optimizer steps of the whole run, over which the steepness falls.
 
     Raises:
-      ValueError: the threshold is not known.
+      ValueError: from `weighting`, if the threshold is not known.
     """
-    threshold = config.threshold
-    if threshold is None:
-        raise ValueError(
-            "weighted_by_instance: the threshold must be known when the objective is made, but it is None; measure the "
-            "teacher's mean loss first"
-        )
 
     def weighting(
         target_log_probs: jax.Array, mask: jax.Array, *, segment_ids: jax.Array, step: jax.Array
     ) -> Weighting:
+        if config.threshold is None:
+            raise ValueError(
+                "weighted_by_instance: the threshold must be known before examples are weighed, but it is None; "
+                "measure the teacher's mean loss first"
+            )
+
         def of_example(values: jax.Array) -> jax.Array:
             return losses.example_means(values=values, mask=mask, segment_ids=segment_ids)
 
@@ -41,7 +41,7 @@ def weighted_by_instance(distillation: Objective, config: InstanceWeightingConfi
         of_tokens, of_examples = mean_weights(mask), _example_mean_weights(mask, segment_ids)
         task_loss = of_example(-target_log_probs)
         steepness = losses.instance_steepness(step=step, steps=steps, start=config.k_start or 0, end=config.k_end or 0)
-        alpha = losses.instance_weights(teacher_task_loss=task_loss, threshold=threshold, steepness=steepness)
+        alpha = losses.instance_weights(teacher_task_loss=task_loss, threshold=config.threshold, steepness=steepness)
         by_example = config.averaging == "examples"
         emphasis = of_examples / jnp.where(mask, of_tokens, 1) if by_example else jnp.ones_like(of_tokens)
         loss = {name: alpha * emphasis * weights for name, weights in inner.loss.items()}

@@ -120,7 +120,7 @@ def test_with_atkd_a_weight_per_example_stands_over_the_gate(batch):
     assert set(gate.scalars) < set(weighted.scalars)
 
 
-def test_a_threshold_that_is_not_known_is_refused():
+def test_a_threshold_that_is_not_known_is_refused(batch):
     unknown = {"k_start": 1.0, "k_end": -1.0}
     with pytest.raises(ValueError, match="measure the teacher's mean loss first"):
-        make_objective(ObjectiveConfig(instance_weighting=unknown))
+        weighting_of(ObjectiveConfig(instance_weighting=unknown), batch, step=0)
