@@ -15,9 +15,8 @@ from scipy import stats
 from atkd_jax.errors import InputError
 from atkd_jax.evaluation.measuring import placed, placed_rows
 from atkd_jax.models import Decoder
-from atkd_jax.objectives import next_token_targets
 from atkd_jax.sharding import replicated
-from atkd_jax.teachers import teacher_signal
+from atkd_jax.teachers import batch_log_probs
 
 QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 # The paper calls tokens below it those of which the teacher is sure.
@@ -50,20 +49,8 @@ def token_uncertainties(
     params = placed(params, mesh)
 
     def step(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        targets, mask = next_token_targets(
-            tokens=batch["tokens"], segment_ids=batch["segment_ids"], loss_mask=batch["loss_mask"]
-        )
-        signal = teacher_signal(
-            graphdef,
-            params,
-            batch={name: batch[name][None] for name in ("tokens", "positions", "segment_ids")},
-            targets=targets[None],
-            mask=mask[None],
-            vocab_size=vocab_size,
-            with_target_log_probs=True,
-            mesh=mesh,
-        )
-        return -jnp.expm1(signal.target_log_probs[0]), mask
+        log_probs, mask = batch_log_probs(graphdef, params, batch=batch, vocab_size=vocab_size, mesh=mesh)
+        return -jnp.expm1(log_probs), mask
 
     compiled = jax.jit(step, out_shardings=replicated(mesh))
     found = []

@@ -1,7 +1,7 @@
 """Where the teacher's signal comes from."""
 
 from atkd_jax.teachers.cached import CachedTeacher, cached_signals, cached_teacher, read_head
-from atkd_jax.teachers.live import TeacherSignal, teacher_signal
+from atkd_jax.teachers.live import TeacherSignal, batch_log_probs, teacher_signal
 from atkd_jax.teachers.loading import LoadedTeacher, load_teacher
 from atkd_jax.teachers.quantized import Quantization, quantize_teacher
 
@@ -10,6 +10,7 @@ __all__ = [
     "LoadedTeacher",
     "Quantization",
     "TeacherSignal",
+    "batch_log_probs",
     "cached_signals",
     "cached_teacher",
     "load_teacher",

@@ -1,5 +1,6 @@
 """A live teacher: its pass over a step's micro-batches, before the student's."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ from jax.sharding import Mesh
 
 from atkd_jax import losses
 from atkd_jax.models.decoder import Decoder
-from atkd_jax.objectives import target_log_probs
+from atkd_jax.objectives import next_token_targets, target_log_probs
 from atkd_jax.sharding import constrain
 
 
@@ -78,3 +79,41 @@ def teacher_signal(
     if mask.shape[0] == 1:  # Without a loop around it, the compiler shares what it can with the loss.
         return jax.tree.map(lambda array: array[None], one(jax.tree.map(lambda array: array[0], parts)))
     return jax.lax.map(one, parts)
+
+
+def batch_log_probs(
+    graphdef: nnx.GraphDef[Decoder],
+    params: Any,
+    *frozen: Any,
+    batch: Mapping[str, jax.Array],
+    vocab_size: int,
+    mesh: Mesh | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Asks a model what it gives the targets of one batch in one piece.
+
+    Args:
+        graphdef: The model's structure.
+        params: Its weights.
+        *frozen: What of a student is not trained.
+        batch: tokens, positions, segment_ids and loss_mask, `[rows, length]`.
+        vocab_size: The tokenizer's number of ids.
+        mesh: How the model is split over devices.
+
+    Returns:
+        float32 `[rows, length]`, log p(target), 0 where a token does not count; and bool, where one counts.
+    """
+    targets, mask = next_token_targets(
+        tokens=batch["tokens"], segment_ids=batch["segment_ids"], loss_mask=batch["loss_mask"]
+    )
+    signal = teacher_signal(
+        graphdef,
+        params,
+        *frozen,
+        batch={name: batch[name][None] for name in ("tokens", "positions", "segment_ids")},
+        targets=targets[None],
+        mask=mask[None],
+        vocab_size=vocab_size,
+        with_target_log_probs=True,
+        mesh=mesh,
+    )
+    return signal.target_log_probs[0], mask

@@ -20,9 +20,8 @@ from atkd_jax.config import Config
 from atkd_jax.data import EvaluationBatches, evaluation_batches, open_source, spaced_examples
 from atkd_jax.errors import InputError
 from atkd_jax.models import Decoder
-from atkd_jax.objectives import next_token_targets
 from atkd_jax.sharding import Meshes, replicated, row_sharding, row_share, shard_batch
-from atkd_jax.teachers import LoadedTeacher, teacher_signal
+from atkd_jax.teachers import LoadedTeacher, batch_log_probs
 from atkd_jax.training.shared_directory import turn_on_this_host
 
 THRESHOLD_NAME = "instance_weighting.json"
@@ -123,22 +122,10 @@ def _compiled_step(model: Decoder, *, vocab_size: int, mesh: Mesh) -> Callable[[
 
     def step(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
         """Returns the sum over examples of the teacher's mean loss, and their number."""
-        targets, mask = next_token_targets(
-            tokens=batch["tokens"], segment_ids=batch["segment_ids"], loss_mask=batch["loss_mask"]
-        )
-        signal = teacher_signal(
-            graphdef,
-            params,
-            batch={name: batch[name][None] for name in ("tokens", "positions", "segment_ids")},
-            targets=targets[None],
-            mask=mask[None],
-            vocab_size=vocab_size,
-            with_target_log_probs=True,
-            mesh=mesh,
-        )
+        log_probs, mask = batch_log_probs(graphdef, params, batch=batch, vocab_size=vocab_size, mesh=mesh)
         counts = losses.example_token_counts(mask=mask, segment_ids=batch["segment_ids"])
         share = jnp.where(mask, 1 / jnp.maximum(counts, 1), 0)
-        return jnp.stack([jnp.sum(jnp.where(mask, -signal.target_log_probs[0], 0) * share), jnp.sum(share)])
+        return jnp.stack([jnp.sum(jnp.where(mask, -log_probs, 0) * share), jnp.sum(share)])
 
     compiled = jax.jit(step, out_shardings=replicated(mesh))
     return lambda batch: compiled(params, batch)

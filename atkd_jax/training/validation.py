@@ -14,9 +14,8 @@ from atkd_jax.config import Config
 from atkd_jax.data import evaluation_batches, open_source, spaced_examples
 from atkd_jax.errors import InputError
 from atkd_jax.models import Decoder
-from atkd_jax.objectives import next_token_targets
 from atkd_jax.sharding import Meshes, replicated, row_share, shard_batch
-from atkd_jax.teachers import teacher_signal
+from atkd_jax.teachers import batch_log_probs
 from atkd_jax.training.shared_directory import turn_on_this_host
 from atkd_jax.training.state import TrainState
 
@@ -68,21 +67,10 @@ def held_out_loss(
 
     def sums(params: Any, batch: dict[str, jax.Array], *frozen: Any) -> jax.Array:
         """Returns the sum of -log q(target) and the number of tokens."""
-        targets, mask = next_token_targets(
-            tokens=batch["tokens"], segment_ids=batch["segment_ids"], loss_mask=batch["loss_mask"]
+        log_probs, mask = batch_log_probs(
+            student, params, *frozen, batch=batch, vocab_size=vocab_size, mesh=meshes.student
         )
-        signal = teacher_signal(
-            student,
-            params,
-            *frozen,
-            batch={name: batch[name][None] for name in ("tokens", "positions", "segment_ids")},
-            targets=targets[None],
-            mask=mask[None],
-            vocab_size=vocab_size,
-            with_target_log_probs=True,
-            mesh=meshes.student,
-        )
-        return jnp.stack([-jnp.sum(signal.target_log_probs), jnp.sum(mask, dtype=jnp.float32)])
+        return jnp.stack([-jnp.sum(log_probs), jnp.sum(mask, dtype=jnp.float32)])
 
     compiled = jax.jit(sums, out_shardings=replicated(meshes.student))
 
