@@ -27,7 +27,8 @@ def fingerprint(cell: Cell, *, directory: Path, needed: Mapping[str, str]) -> st
     config = cell.config.model_dump(mode="json", exclude=_NO_INPUTS)
     # A cell that another one starts from is known by its own fingerprint, and a study may be moved.
     text = json.dumps(config, sort_keys=True).replace(json.dumps(str(directory))[1:-1], "STUDY")
-    places = [cell.config.data.source, cell.config.teacher.model, cell.config.student.directory]
+    data, teacher = cell.config.data, cell.config.teacher
+    places = [data.source, data.corpus, teacher.model, teacher.cache, cell.config.student.directory]
     inside = [directory / key for key in cell.needs]
     files = [
         _content(Path(place).expanduser())

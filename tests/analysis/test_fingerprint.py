@@ -32,6 +32,12 @@ def test_it_changes_with_every_input_and_with_nothing_else(cells_of, tmp_path):
     assert second != first
     (tmp_path / "teacher" / "config.json").write_text("{}")
     assert now() != second
+    corpus = tmp_path / "plain.jsonl"
+    mixed = {"data": {"corpus": str(corpus), "packing": False}, "rollout.author": "student"}
+    corpus.write_text('{"text": "a"}\n')
+    third = now(settings=mixed)
+    corpus.write_text('{"text": "b"}\n')
+    assert now(settings=mixed) != third
 
 
 def test_it_changes_with_what_a_cell_starts_from(cells_of):
