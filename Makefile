@@ -3,8 +3,9 @@
 PYTHON ?= python3
 CONFIG := configs/quickstart.yaml
 RUN := .venv/bin/python launch.py
-# Whole files go to one process each, so that what a file shares is made once.
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+# Whole files go to one process each, so that what a file shares is made once; in their own order, whose end is many
+# short ones, so that no process waits long for the last file of another.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: quickstart test test-all check bench bench-training
 
