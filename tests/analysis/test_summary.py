@@ -48,6 +48,12 @@ def test_a_reference_that_did_not_finish_is_none(cells_of):
     assert set(references(study, [cell for cell in cells if cell.labels["cell"] == "atkd"]).values()) == {None}
 
 
+def test_a_picture_s_axis_is_one_of_the_study_s(cells_of, tmp_path):
+    study, cells = cells_of(**GATES, plots=[{"x": "layers"}])
+    with pytest.raises(InputError, match=r"plots names the axis 'layers', but there are cell, student\.layers"):
+        require_references(study, cells, tmp_path / "s.yaml")
+
+
 @pytest.mark.parametrize("reference", ["sft", {"atkd,layers=2": "kd"}])
 def test_a_reference_is_one_of_the_cells(cells_of, tmp_path, reference):
     study, cells = cells_of(**GATES, reference=reference)

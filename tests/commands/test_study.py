@@ -20,7 +20,7 @@ def study_words(untrained, tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(base))
     cells = {"all": {}, "half": {"settings": {"data.train_split": "train[:6]"}}}
     tree = {"directory": str(tmp_path / "out"), "base": "config.yaml", "cells": cells, "reference": "all"}
-    tree["keep_checkpoints"] = False
+    tree |= {"keep_checkpoints": False, "plots": [{"x": "cell"}, {"x": "cell", "y": "nothing"}]}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     return ["study", str(tmp_path / "study.yaml")]
 
@@ -56,6 +56,8 @@ def test_a_study_runs_goes_on_and_compares(study_words, tmp_path, no_processes, 
     (_, half) = json.loads((out / "results.json").read_text())["summary"]
     assert half["reference"] == "all"
     assert half["comparisons"]["forward_kl"]["n"] == 1
+    assert (out / "perplexity_by_cell.png").stat().st_size > 1000
+    assert "nothing_by_cell.png was not drawn: study: no cell that has finished" in printed
     assert "| half | all |" in (out / "results.md").read_text()
 
 
