@@ -175,6 +175,10 @@ class ObjectiveConfig(Node):
     cross_entropy_weight: float = Field(
         default=0.0, ge=0, le=1, description="Mixes the data's own cross-entropy in: w CE + (1 - w) distillation."
     )
+    tokens: Literal["all", "easy", "hard"] = Field(
+        default="all",
+        description="Learn from all tokens, or from those alone that ATKD's gate calls easy or hard, by hard_fraction.",
+    )
     instance_weighting: InstanceWeightingConfig = InstanceWeightingConfig()
     token_similarity: TokenSimilarityConfig = TokenSimilarityConfig()
 
@@ -195,6 +199,14 @@ class ObjectiveConfig(Node):
             raise ValueError(
                 f"objective.name={self.name} has a loss of its own on the data's text, but "
                 f"objective.cross_entropy_weight={self.cross_entropy_weight}; leave it at 0"
+            )
+        if self.tokens != "all" and (
+            self.adaptive or self.name == "atkd" or self.name.startswith("minillm") or self.instance_weighting.is_on
+        ):
+            raise ValueError(
+                f"objective.tokens={self.tokens} leaves tokens out of a plain divergence, but objective.name="
+                f"{self.name} or another setting weighs tokens by itself; name a plain divergence, or leave tokens at "
+                "all"
             )
         if self.adaptive and self.name in ("decoupled_kd", "uncertainty_weighted_kl", "cross_entropy"):
             raise ValueError(

@@ -25,11 +25,23 @@ def make_objective(config: ObjectiveConfig, *, teacher_weight: float = 0.0, step
         return minillm(config, teacher_weight=teacher_weight, on_data=make_objective(PRESETS[config.name].on_data))
     config = _adapted(config) if config.adaptive else config
     distillation = OBJECTIVES.get(config.name, _mean_divergence)(config)
+    if config.tokens != "all":
+        distillation = _on_group(distillation, config)
     if config.token_similarity.delta:
         distillation = raised_soft_labels(distillation, delta=config.token_similarity.delta)
     if config.instance_weighting.is_on:
         return weighted_by_instance(distillation, config.instance_weighting, steps=steps)
     return _mixed_with_cross_entropy(distillation, config.cross_entropy_weight)
+
+
+def _on_group(objective: Objective, config: ObjectiveConfig) -> Objective:
+    """Returns the objective over the easy or the hard tokens alone, as ATKD's gate parts them; metrics likewise."""
+
+    def weighting(target_log_probs: jax.Array, mask: jax.Array) -> Weighting:
+        hard = losses.hard_token_mask(target_log_probs=target_log_probs, mask=mask, hard_fraction=config.hard_fraction)
+        return objective.weighting(target_log_probs, mask & (hard if config.tokens == "hard" else ~hard))
+
+    return objective._replace(weighting=weighting, needs_teacher_probability=True)
 
 
 def _adapted(config: ObjectiveConfig) -> ObjectiveConfig:

@@ -149,6 +149,31 @@ def test_the_gates_diagnostics_are_those_of_the_loss(batch):
     assert {"easy_share", "uncertainty_threshold"} <= set(expected)
 
 
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_tokens_can_be_the_easy_or_the_hard_ones_alone(batch, direction):
+    """Their means, weighted by their shares, add up to the mean over all; and the groups are those of the gate."""
+    hard = losses.hard_token_mask(
+        uncertainty=losses.teacher_uncertainty(teacher_logits=batch["teacher_logits"], targets=batch["targets"]),
+        mask=batch["mask"],
+        hard_fraction=0.3,
+    )
+    logits = {name: batch[name] for name in ("student_logits", "teacher_logits")}
+    per_token = np.asarray(getattr(losses, f"{direction}_kl")(**logits), np.float64)
+    for tokens, group in (("hard", hard), ("easy", batch["mask"] & ~hard)):
+        config = ObjectiveConfig(name=f"{direction}_kl", tokens=tokens, hard_fraction=0.3)
+        value, gradient = value_and_gradient(config, batch, parts=1)
+        np.testing.assert_allclose(value, per_token[np.asarray(group)].mean(), rtol=1e-6)
+        assert (np.abs(np.asarray(gradient)).sum(-1) > 0).ravel().tolist() == np.asarray(group).ravel().tolist()
+        parted = value_and_gradient(config, batch, parts=3)
+        np.testing.assert_allclose(parted[0], value, rtol=1e-6)
+
+
+def test_tokens_are_left_out_of_plain_divergences_only():
+    for settings in ({"name": "atkd"}, {"name": "forward_kl", "adaptive": True}, {"name": "minillm_paper"}):
+        with pytest.raises(ValueError, match=r"objective\.tokens=easy leaves tokens out of a plain divergence, but"):
+            ObjectiveConfig(tokens="easy", **settings)
+
+
 @pytest.mark.parametrize(
     ("name", "gated"),
     [
