@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from atkd_jax.config_cache import CacheConfig
 from atkd_jax.config_machines import DistributedConfig, MeshConfig, ProfileConfig
-from atkd_jax.config_neighbours import ImagesConfig, InstanceWeightingConfig, TokenSimilarityConfig
+from atkd_jax.config_neighbours import AnswersConfig, ImagesConfig, InstanceWeightingConfig, TokenSimilarityConfig
 from atkd_jax.config_node import Dtype, Node, UserPath
 from atkd_jax.config_rollout import RolloutConfig
 from atkd_jax.config_teacher import TeacherConfig
@@ -327,6 +327,7 @@ class Config(Node):
     objective: ObjectiveConfig = ObjectiveConfig()
     rollout: RolloutConfig = RolloutConfig()
     images: ImagesConfig = ImagesConfig()
+    answers: AnswersConfig = AnswersConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -103,3 +103,19 @@ class ImagesConfig(Node):
         default="kl", description="D: KL, the soft cross-entropy, or KL over the number of classes."
     )
     delta: float = Field(default=0.0225, ge=0, description="Raises a class's likeness to itself.")
+
+
+class AnswersConfig(Node):
+    """Scores of short answers: teacher.model is fine-tuned to give them, and a very small student learns from both."""
+
+    source: str | None = Field(
+        default=None, description="A JSONL file of item, response and score, or a text set of TFDS; none: no scores."
+    )
+    train_split: str = Field(default="train[:80%]", description="Split to learn from.")
+    test_split: str = Field(default="train[80%:]", description="Split to measure on.")
+    teacher_weight: float = Field(default=1.0, ge=0, description="lambda of CE(y) + lambda CE(teacher); 0: no teacher.")
+    teacher_steps: int = Field(default=200, ge=1, description="Steps of the teacher's fine-tuning.")
+    teacher_learning_rate: float = Field(default=2e-5, gt=0, description="The peak of the teacher's fine-tuning.")
+    buckets: int = Field(default=1024, ge=2, description="Numbers that the student's hashed tokens may have.")
+    width: int = Field(default=24, ge=1, description="Of the student's embeddings and convolution.")
+    length: int = Field(default=64, ge=3, description="The longest answer, in tokens of either model.")

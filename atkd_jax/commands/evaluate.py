@@ -14,6 +14,7 @@ from rich.text import Text
 from atkd_jax.commands.joining import join
 from atkd_jax.commands.progress_line import progress_line
 from atkd_jax.commands.run_directory import write_json
+from atkd_jax.commands.scorers import evaluate_scorers
 from atkd_jax.commands.student import read_trained_student, student_at_start
 from atkd_jax.commands.verbs import EvaluateOptions
 from atkd_jax.config import Config
@@ -33,6 +34,9 @@ def run(options: EvaluateOptions) -> None:
     """Measures, prints the table and the samples, and keeps both in the run directory as evaluation.json."""
     config = join(options.settings)
     console = Console(quiet=jax.process_index() != 0)
+    if config.answers.source is not None:
+        evaluate_scorers(config, console=console)
+        return
     began = time.monotonic()
     teacher = load_teacher(config.teacher, cache_dir=config.cache_dir, report=console.print)
     students, step = _students(config, teacher, with_run=options.run, after_only=options.after_only)

@@ -7,9 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from rich.console import Console
 from transformers import PreTrainedTokenizerFast
 
 from atkd_jax import __version__
+from atkd_jax.commands.scorers import export_scorer
 from atkd_jax.commands.student import base_of_adapters, read_trained_student
 from atkd_jax.commands.verbs import ExportOptions
 from atkd_jax.commands.verify_export import require_torch, verify_adapter, verify_export
@@ -30,6 +32,9 @@ from atkd_jax.models import Decoder, merge_adapters
 def run(options: ExportOptions) -> None:
     """Writes a checkpoint's student, checks it if that is asked for, and prints where it stands."""
     config = options.settings
+    if config.answers.source is not None:
+        export_scorer(config, console=Console())
+        return
     as_adapter = config.student.lora.rank is not None and config.export.lora == "adapter"
     _check(options, as_adapter=as_adapter)
     teacher = fetch_model(config.teacher.model, cache_dir=config.cache_dir, report=print)

@@ -192,12 +192,7 @@ def parse_verb(verb: str, words: Sequence[str]) -> Any:
     if verb == "study":
         return _parse_study(words)
     options = parse_options(verb, VERBS[verb].options, words, summary=VERBS[verb].summary)
-    if options.settings.images.source is not None and (verb != "train" or options.dry_run):
-        what = "train --dry-run" if verb == "train" else verb
-        raise InputError(
-            f"launch.py: {what} is for language models, but images.source is {options.settings.images.source}; train "
-            "keeps the accuracy of a student of images as accuracy.json in its run directory."
-        )
+    _refuse_labelled(verb, options)
     if verb not in OF_MANY and (options.settings.distributed.num_processes or 1) > 1:
         raise InputError(
             f"launch.py: {verb} is the work of one process, but distributed.num_processes is "
@@ -212,6 +207,19 @@ def _parse_study(words: Sequence[str]) -> StudyOptions:
     if options.config is not None:
         raise InputError(f"command line: study takes the study's own file, as `launch.py study {options.config}`.")
     return dataclasses.replace(options, overrides=overrides, words=tuple(words))
+
+
+def _refuse_labelled(verb: str, options: Options) -> None:
+    """Runs of images and of scores have the verbs that make sense of them."""
+    settings = options.settings
+    allowed = {"images": ("fetch", "train"), "answers": ("fetch", "train", "evaluate", "export")}
+    for group, verbs in allowed.items():
+        is_dry = isinstance(options, TrainOptions) and options.dry_run
+        if getattr(settings, group).source is not None and (verb not in verbs or is_dry):
+            raise InputError(
+                f"launch.py: {verb}{' --dry-run' if is_dry else ''} is for language models, but {group}.source is "
+                f"{getattr(settings, group).source}; {', '.join(verbs)} work with it."
+            )
 
 
 def _parse_local(words: Sequence[str]) -> LocalOptions:

@@ -4,6 +4,7 @@
 `render_prompt` gives the ids after which a model answers.
 """
 
+from atkd_jax.data.answers import Answers, hashed_tokens, load_answers
 from atkd_jax.data.answers_file import write_answers
 from atkd_jax.data.array_batches import ArrayBatches
 from atkd_jax.data.counts import Counts
@@ -16,6 +17,7 @@ from atkd_jax.data.templates import Template, render_prompt
 from atkd_jax.data.training_batches import TrainingBatches, merge_states, training_batches
 
 __all__ = [
+    "Answers",
     "ArrayBatches",
     "Counts",
     "EvaluationBatches",
@@ -25,6 +27,8 @@ __all__ = [
     "Template",
     "TrainingBatches",
     "evaluation_batches",
+    "hashed_tokens",
+    "load_answers",
     "load_images",
     "merge_states",
     "open_source",

@@ -55,7 +55,7 @@ From how alike the classes are, without a teacher:
 
     class_means, similarity_rows, soft_labels
                                          ReffAKD's soft labels, a row at a time
-    soft_label_loss                      (1 - a) CE + a T^2 D, per example
+    soft_label_loss, soft_cross_entropy  (1 - a) CE + a T^2 D, and cross-entropy to probabilities, per example
 
 Arrays are passed by keyword, so that student and teacher cannot be swapped unseen. Results are float32, or float64
 where an input is; a bfloat16 input is widened inside.
@@ -89,7 +89,14 @@ from atkd_jax.losses.policy import (
     single_step_reverse_kl,
 )
 from atkd_jax.losses.returns import discounted_returns, reverse_kl_rewards, whitened
-from atkd_jax.losses.soft_labels import ClassMeans, class_means, similarity_rows, soft_label_loss, soft_labels
+from atkd_jax.losses.soft_labels import (
+    ClassMeans,
+    class_means,
+    similarity_rows,
+    soft_cross_entropy,
+    soft_label_loss,
+    soft_labels,
+)
 from atkd_jax.losses.sparse import (
     RestSample,
     SparseForm,
@@ -158,6 +165,7 @@ __all__ = [
     "single_step_reverse_kl",
     "skewed_forward_kl",
     "skewed_reverse_kl",
+    "soft_cross_entropy",
     "soft_label_loss",
     "soft_labels",
     "sparse_atkd",

@@ -196,9 +196,42 @@ def soft_label_loss(
     (plain,) = validation.scaled(function, 1.0, logits)
     soft = soft.astype(plain.dtype)
     of_label = jnp.take_along_axis(jax.nn.log_softmax(plain), targets[..., None], axis=-1)[..., 0]
-    apart = -jnp.sum(jnp.where(soft > 0, soft * jax.nn.log_softmax(tempered), 0), axis=-1)
+    apart = soft_cross_entropy(student_logits=tempered, soft_labels=soft)
     if distance != "soft_cross_entropy":
         apart += jnp.sum(jax.scipy.special.xlogy(soft, soft), axis=-1)
     if distance == "kl_element_mean":
         apart /= logits.shape[-1]
     return -(1 - weight) * of_label + weight * temperature**2 * apart
+
+
+def soft_cross_entropy(*, student_logits: jax.Array, soft_labels: jax.Array) -> jax.Array:
+    """Returns -sum_c s_c log q_c of every example, in nats: cross-entropy to a teacher's probabilities.
+
+    Args:
+      student_logits: `[..., classes]`.
+      soft_labels: `[..., classes]`, distributions.
+
+    Returns:
+      `[...]`; a class of probability 0 has no influence.
+
+    Gradient:
+      q - s by the student's logits.
+
+    Raises:
+      TypeError: an array is not of floating type.
+      ValueError: the shapes differ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from atkd_jax import losses
+      >>> loss = losses.soft_cross_entropy(student_logits=jnp.zeros(2), soft_labels=jnp.array([0.9, 0.1]))
+      >>> print(f"{loss:.4f}")
+      0.6931
+
+    Reference:
+      Latif et al., arXiv 2312.15842, section 3, the second term of the loss.
+    """
+    logits, soft = validation.floating("soft_cross_entropy", student_logits=student_logits, soft_labels=soft_labels)
+    (logits,) = validation.scaled("soft_cross_entropy", 1.0, logits)
+    soft = soft.astype(logits.dtype)
+    return -jnp.sum(jnp.where(soft > 0, soft * jax.nn.log_softmax(logits), 0), axis=-1)

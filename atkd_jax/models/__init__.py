@@ -13,6 +13,7 @@ from atkd_jax.models.quantized_array import Bits
 from atkd_jax.models.remat import Remat
 from atkd_jax.models.rope_scaling import LinearRopeScaling, Llama3RopeScaling
 from atkd_jax.models.sizes import SIZES, sized_config
+from atkd_jax.models.text_scorers import SequenceClassifier, TextScorer
 from atkd_jax.models.token_similarity import TokenSimilarity
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "Llama3RopeScaling",
     "Pruning",
     "Remat",
+    "SequenceClassifier",
+    "TextScorer",
     "TokenSimilarity",
     "add_adapters",
     "axes_of",

@@ -44,6 +44,7 @@ from atkd_jax.training.progress import ProgressLine
 from atkd_jax.training.reffakd import train_on_images
 from atkd_jax.training.rollout_batches import RolloutBatches, rollout_batches
 from atkd_jax.training.same_run import require_same_run
+from atkd_jax.training.scoring import train_scorers
 from atkd_jax.training.shared_batches import SharedBatches
 from atkd_jax.training.shared_directory import require_shared_directory, turn_on_this_host
 from atkd_jax.training.start import Start, prepare_start
@@ -83,6 +84,8 @@ def train(
     """
     if config.images.source is not None:
         return train_on_images(config, console=console, before_start=before_start).outcome
+    if config.answers.source is not None:
+        return train_scorers(config, console=console, before_start=before_start)
     console = console or Console()
     report = partial(console.print, highlight=False, soft_wrap=True)
     meshes = make_meshes(**config.mesh.model_dump())

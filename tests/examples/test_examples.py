@@ -1,6 +1,9 @@
 """The example programs run, and show what they say."""
 
+import io
+import json
 import runpy
+import tarfile
 from pathlib import Path
 
 import jax
@@ -20,7 +23,7 @@ def program(name):
 
 def test_every_example_is_run_here():
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert names == {"nnx_step", "linen_step", "equinox_step", "gradient_study", "adakd_speech"}
+    assert names == {"nnx_step", "linen_step", "equinox_step", "gradient_study", "adakd_speech", "score_answers"}
 
 
 @pytest.mark.parametrize("name", ["nnx_step", "linen_step", "equinox_step"])
@@ -77,3 +80,24 @@ def test_speech_is_recognised_better_after_adakd(capsys):
 @pytest.mark.parametrize(("one", "other", "edits"), [("", "abc", 3), ("kitten", "sitting", 3), ("abc", "abc", 0)])
 def test_the_edit_distance(one, other, edits):
     assert program("adakd_speech")["edit_distance"](list(one), list(other)) == edits
+
+
+def test_rated_sentences_become_answers_with_scores(tmp_path, capsys):
+    """From a source distribution made here, which has the form of the real one."""
+    example = program("score_answers")
+
+    def archive(path, name, content):
+        with tarfile.open(path, "w:gz") as file:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+        return path.read_bytes()
+
+    ratings = "\ufeff1_1\t-3.2\tBad.\n1_2\t0.1\tIt is.\n2_1\t1.6\tGood.\n".encode()
+    inner = archive(tmp_path / "inner.tar.gz", example["RATINGS"], ratings)
+    outer = tmp_path / "outer.tar.gz"
+    archive(outer, example["RESOURCES"], inner)
+    assert example["main"](tmp_path / "answers.jsonl", outer) == 3
+    lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [(line["item"], line["score"]) for line in lines] == [("product 1", 0), ("product 1", 2), ("product 2", 4)]
+    assert "1, 0, 1, 0, 1" in capsys.readouterr().out

@@ -1,0 +1,172 @@
+"""Scorers of short answers: a fine-tuned language model, and students with and without what it says of each answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from rich.console import Console
+
+from atkd_jax import losses
+from atkd_jax.config import Config
+from atkd_jax.data import Answers, hashed_tokens, load_answers
+from atkd_jax.errors import InputError
+from atkd_jax.models import SequenceClassifier, TextScorer
+from atkd_jax.teachers import load_teacher
+from atkd_jax.training.labelled_run import train_labelled
+from atkd_jax.training.loop import Outcome
+
+TEACHER, ALONE = "teacher", "without_teacher"
+PROBABILITIES_NAME = "teacher_probabilities.npz"
+_AT_ONCE = 64
+
+
+class Scorer(NamedTuple):
+    """A trained model, and what makes its arguments of texts, arrays `[texts, ...]` in order."""
+
+    model: Any
+    encode: Callable[[list[str]], tuple[np.ndarray, ...]]
+
+    def logits(self, texts: list[str]) -> np.ndarray:
+        """Returns float32 `[texts, classes]`."""
+        arguments = self.encode(texts)
+        run = nnx.jit(lambda model, *arguments: model(*arguments))
+        cuts = range(0, len(texts), _AT_ONCE)
+        return np.concatenate([run(self.model, *(each[cut : cut + _AT_ONCE] for each in arguments)) for cut in cuts])
+
+
+def train_scorers(
+    config: Config, *, console: Console | None = None, before_start: Callable[[], None] = lambda: None
+) -> Outcome:
+    """Fine-tunes the teacher in `run_dir/teacher`, asks it once, and trains the student in `run_dir`.
+
+    What the teacher says is kept in `teacher_probabilities.npz`, with which later calls do not need it. Beside it a
+    student of the same size learns from the scores alone, in `run_dir/without_teacher`. All go on from checkpoints.
+
+    Args:
+        config: `answers` and `teacher` say what; the loop's settings are the student's.
+        console: Where the progress lines go.
+        before_start: Called once the data is there, before anything is written.
+
+    Raises:
+        InputError: if the data or the teacher cannot be had.
+    """
+    console = console or Console()
+    answers = answers_of(config, config.answers.train_split, console=console)
+    before_start()
+    probabilities = None if config.answers.teacher_weight == 0 else _probabilities(config, answers, console)
+    outcome = _train_student(config, answers, probabilities, console)[1]
+    if probabilities is not None and outcome.stopped_by is None:
+        alone = config.model_copy(update={"run_dir": config.run_dir / ALONE})
+        _train_student(alone, answers, None, console)
+    return outcome
+
+
+def trained_scorers(config: Config, *, console: Console) -> dict[str, Scorer]:
+    """Returns teacher, student and the student without a teacher, from their checkpoints; those that there are."""
+    answers = answers_of(config, config.answers.train_split, console=console)
+    has_teacher = config.answers.teacher_weight > 0
+    probabilities = _probabilities(config, answers, console) if has_teacher else None
+    scorers = {"student": _train_student(config, answers, probabilities, console)[0]}
+    if has_teacher:
+        alone = config.model_copy(update={"run_dir": config.run_dir / ALONE})
+        scorers["student without KD"] = _train_student(alone, answers, None, console)[0]
+        scorers = {"teacher": _fine_tuned(config, answers, console)} | scorers
+    return scorers
+
+
+def answers_of(config: Config, split: str, *, console: Console) -> Answers:
+    """Returns the answers of one of the run's splits."""
+    report = partial(console.print, highlight=False, soft_wrap=True)
+    return load_answers(str(config.answers.source), split=split, cache_dir=config.cache_dir, report=report)
+
+
+def _classes(answers: Answers) -> int:
+    return int(answers.scores.max()) + 1
+
+
+def _train_student(
+    config: Config, answers: Answers, probabilities: np.ndarray | None, console: Console
+) -> tuple[Scorer, Outcome]:
+    own = config.answers
+    model = TextScorer(own.buckets, _classes(answers), width=own.width, rngs=nnx.Rngs(params=config.seed))
+    tokens = hashed_tokens(answers.texts, buckets=own.buckets, length=own.length)
+    arrays = {"tokens": tokens, "scores": answers.scores}
+    if probabilities is not None:
+        arrays["probabilities"] = probabilities
+
+    def loss_of(model: TextScorer, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+        logits = model(batch["tokens"])
+        loss, metrics = _task(logits, batch["scores"])
+        if "probabilities" in batch:
+            apart = losses.soft_cross_entropy(student_logits=logits, soft_labels=batch["probabilities"])
+            loss, metrics = loss + own.teacher_weight * apart, metrics | {"teacher_cross_entropy": apart}
+        return loss, metrics
+
+    outcome = train_labelled(model, arrays, loss_of, config=config, console=console)
+    encode = partial(hashed_tokens, buckets=own.buckets, length=own.length)
+    return Scorer(model, lambda texts: (encode(texts),)), outcome
+
+
+def _task(logits: jax.Array, scores: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    loss = losses.cross_entropy(student_logits=logits, targets=scores)
+    return loss, {"cross_entropy": loss, "accuracy": (logits.argmax(-1) == scores).astype(jnp.float32)}
+
+
+def _fine_tuned(config: Config, answers: Answers, console: Console) -> Scorer:
+    own = config.answers
+    loaded = load_teacher(config.teacher, cache_dir=config.cache_dir, report=console.print)
+    model = SequenceClassifier(loaded.model, _classes(answers), rngs=nnx.Rngs(params=config.seed))
+    tokenizer = loaded.tokenizer
+
+    def encode(texts: list[str]) -> tuple[np.ndarray, ...]:
+        ids = [tokenizer(text, truncation=True, max_length=own.length)["input_ids"] or [0] for text in texts]
+        tokens = np.zeros((len(ids), own.length), np.int32)
+        for row, each in enumerate(ids):
+            tokens[row, : len(each)] = each
+        return tokens, np.array([len(each) for each in ids], np.int32)
+
+    def loss_of(model: SequenceClassifier, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return _task(model(batch["tokens"], batch["lengths"]), batch["scores"])
+
+    tokens, lengths = encode(answers.texts)
+    update = {
+        "run_dir": config.run_dir / TEACHER,
+        "training": config.training.model_copy(update={"steps": own.teacher_steps}),
+        "optimizer": config.optimizer.model_copy(update={"learning_rate": own.teacher_learning_rate}),
+    }
+    arrays = {"tokens": tokens, "lengths": lengths, "scores": answers.scores}
+    outcome = train_labelled(model, arrays, loss_of, config=config.model_copy(update=update), console=console)
+    if outcome.stopped_by is not None:
+        raise InputError("The teacher's fine-tuning was stopped; the same command goes on from its checkpoint.")
+    return Scorer(model, encode)
+
+
+def _probabilities(config: Config, answers: Answers, console: Console) -> np.ndarray:
+    """Returns the teacher's, float32 `[answers, classes]`, from the file that holds them where it is this run's."""
+    asked = {"teacher": config.teacher.model_dump(mode="json"), "answers": config.answers.model_dump(mode="json")}
+    content = json.dumps([asked, config.seed, answers.texts, answers.scores.tolist()])
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    path = config.run_dir / PROBABILITIES_NAME
+    try:
+        with np.load(path) as kept:
+            if str(kept["digest"]) == digest:
+                return kept["probabilities"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        pass  # There is none, or it was cut short: the teacher is asked again.
+    logits = _fine_tuned(config, answers, console).logits(answers.texts)
+    probabilities = np.asarray(jax.nn.softmax(logits, axis=-1))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}")
+    with unfinished.open("wb") as file:
+        np.savez(file, probabilities=probabilities, digest=np.array(digest))
+    unfinished.replace(path)
+    return probabilities
