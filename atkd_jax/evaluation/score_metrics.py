@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.table import Table
@@ -49,11 +49,12 @@ def score_metrics(*, scores: np.ndarray, guesses: np.ndarray, parameters: int, m
         from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
     except ImportError:
         raise InputError("Measuring scores needs scikit-learn: pip install 'atkd-jax[neighbours]'.") from None
+    without_warning: Any = {"average": "macro", "zero_division": 0}
     # Where both are constant and alike, kappa is 0 / 0.
     is_constant = len({*scores.tolist(), *guesses.tolist()}) == 1
     return ScoreMetrics(
         accuracy=float(accuracy_score(scores, guesses)),
-        macro_f1=float(f1_score(scores, guesses, average="macro", zero_division=0)),
+        macro_f1=float(f1_score(scores, guesses, **without_warning)),
         kappa=0.0 if is_constant else float(cohen_kappa_score(scores, guesses, weights="quadratic")),
         parameters=parameters,
         milliseconds=milliseconds,

@@ -91,7 +91,7 @@ def soft_labels_of(train: LabelledImages, config: Config, *, console: Console) -
         embed(model, part)
         for part in np.split(train.images, range(_EMBEDDED_AT_ONCE, len(train.images), _EMBEDDED_AT_ONCE))
     ]
-    of = losses.class_means(embeddings=jnp.concatenate(parts), labels=train.labels, classes=train.classes)
+    of = losses.class_means(embeddings=jnp.concatenate(parts), labels=jnp.asarray(train.labels), classes=train.classes)
     return losses.soft_labels(of=of, targets=jnp.arange(train.classes), delta=config.images.delta)
 
 

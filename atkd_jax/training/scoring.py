@@ -7,7 +7,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,18 +29,24 @@ PROBABILITIES_NAME = "teacher_probabilities.npz"
 _AT_ONCE = 64
 
 
-class Scorer(NamedTuple):
-    """A trained model, and what makes its arguments of texts, arrays `[texts, ...]` in order."""
+class Scorer:
+    """A trained model that takes texts.
 
-    model: Any
-    encode: Callable[[list[str]], tuple[np.ndarray, ...]]
+    Args:
+        model: gives logits of what `encode` gives.
+        encode: texts to the model's arguments, arrays `[texts, ...]` in order.
+    """
+
+    def __init__(self, model: Any, encode: Callable[[list[str]], tuple[np.ndarray, ...]]):
+        self.model, self.encode = model, encode
+        graphdef, self._params = nnx.split(model)
+        self._run = jax.jit(lambda params, *arguments: nnx.merge(graphdef, params)(*arguments))
 
     def logits(self, texts: list[str]) -> np.ndarray:
         """Returns float32 `[texts, classes]`."""
         arguments = self.encode(texts)
-        run = nnx.jit(lambda model, *arguments: model(*arguments))
         cuts = range(0, len(texts), _AT_ONCE)
-        return np.concatenate([run(self.model, *(each[cut : cut + _AT_ONCE] for each in arguments)) for cut in cuts])
+        return np.concatenate([self._run(self._params, *(each[c : c + _AT_ONCE] for each in arguments)) for c in cuts])
 
 
 def train_scorers(
