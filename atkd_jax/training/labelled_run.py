@@ -73,9 +73,10 @@ def train_labelled(
             require_same_run(restored.config, config)
             state = restored.state
             batches.set_state(restored.data_state)
-            report(f"Going on from step {int(state.step)} of {config.run_dir}.")
         outcome = Outcome(state, None)
         if int(state.step) < config.training.steps:
+            if restored is not None:
+                report(f"Going on from step {int(state.step)} of {config.run_dir}.")
             outcome = _run(step, state, batches, checkpoints, config, console)
     nnx.update(model, outcome.state.params)
     return outcome
