@@ -28,7 +28,7 @@ class EndpointTeacher:
     """Asks a server for the k likeliest words at every target, several examples at a time.
 
     Args:
-        client: To the server; its address with or without the version.
+        client: To the server's root, below which `v1/completions` is.
         api: "vllm", "echo" or "llama_cpp", see `endpoint_answers`.
         model: The model's name at the server.
         k: How many words.

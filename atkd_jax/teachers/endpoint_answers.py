@@ -59,9 +59,9 @@ def ask_echo(post: Post, example: EncodedExample, *, model: str, k: int, vocab_s
     body = {"model": model, "prompt": tokens, "max_tokens": 1, "temperature": 1.0, "echo": True, "logprobs": k}
     answer = post("v1/completions", body | {"return_tokens_as_token_ids": True})
     echoed = _choice(answer).get("logprobs")
-    names = echoed.get("tokens") if isinstance(echoed, dict) else None
-    own, top = (echoed.get(name) if isinstance(echoed, dict) else None for name in ("token_logprobs", "top_logprobs"))
-    if not (isinstance(names, list) and isinstance(own, list) and isinstance(top, list)) or len(names) < len(tokens):
+    echoed = echoed if isinstance(echoed, dict) else {}
+    names, own, top = (echoed.get(name) or [] for name in ("tokens", "token_logprobs", "top_logprobs"))
+    if min(len(names), len(own), len(top)) < len(tokens):
         raise InputError(
             "teacher.endpoint must echo the prompt's tokens with their log probabilities, but its answer has none; set "
             "teacher.endpoint_options.api to vllm or llama_cpp, or use a server that knows `echo`."
@@ -69,11 +69,7 @@ def ask_echo(post: Post, example: EncodedExample, *, model: str, k: int, vocab_s
     returned = [_token_id(name) for name in names[: len(tokens)]]
     if returned != tokens:
         raise InputError(_other_tokens(example, returned))
-    found = []
-    for at in _targets(example):
-        others = {_token_id(name): float(value) for name, value in (top[at] or {}).items()}
-        found.append({tokens[at]: float(own[at])} | others)
-    return found
+    return [_of_echo(example, at, own[at], top[at]) for at in _targets(example)]
 
 
 def ask_llama_cpp(post: Post, example: EncodedExample, *, model: str, k: int, vocab_size: int) -> list[LogProbs]:
@@ -129,15 +125,20 @@ def _choice(answer: Answer) -> Mapping[str, Any]:
     return choices[0]
 
 
+def _of_echo(example: EncodedExample, at: int, own: Any, top: Any) -> LogProbs:
+    try:
+        others = {_token_id(name): float(value) for name, value in (top or {}).items()}
+        return {int(example.tokens[at]): float(own)} | others
+    except (AttributeError, TypeError):
+        raise InputError(_no_numbers(example, at, top)) from None
+
+
 def _by_id(example: EncodedExample, at: int, entries: Any) -> LogProbs:
     token = int(example.tokens[at])
     try:
         found = {int(name): float(entry["logprob"]) for name, entry in entries.items()}
     except (AttributeError, LookupError, TypeError, ValueError):
-        raise InputError(
-            f"teacher.endpoint must give log probabilities by token id at every token, but at token {at} of example "
-            f"{example.number} it has {str(entries)[:80]!r}; look at the server's version."
-        ) from None
+        raise InputError(_no_numbers(example, at, entries)) from None
     if token not in found:
         raise InputError(_other_tokens(example, sorted(found)))
     return found
@@ -151,6 +152,13 @@ def _token_id(name: str) -> int:
             "several; use a server that knows return_tokens_as_token_ids, or teacher.endpoint_options.api vllm."
         )
     return int(number)
+
+
+def _no_numbers(example: EncodedExample, at: int, came: Any) -> str:
+    return (
+        f"teacher.endpoint must give log probabilities by token id at every token, but at token {at} of example "
+        f"{example.number} it has {str(came)[:80]!r}; look at the server's version."
+    )
 
 
 def _require_length(example: EncodedExample, length: int) -> None:

@@ -68,6 +68,16 @@ def spoiled(change):
         ("echo", lambda answer: answer["choices"][0]["logprobs"]["tokens"].__setitem__(1, " a"), "names one ' a'"),
         (
             "echo",
+            lambda answer: answer["choices"][0]["logprobs"]["top_logprobs"].pop(),
+            "must echo the prompt's tokens",
+        ),
+        (
+            "echo",
+            lambda answer: answer["choices"][0]["logprobs"]["token_logprobs"].__setitem__(3, None),
+            "must give log probabilities by token id at every token, but at token 3",
+        ),
+        (
+            "echo",
             lambda answer: answer["choices"][0]["logprobs"]["tokens"].__setitem__(1, "token_id:9"),
             r"speaks of \[1, 9, 2, 7\]",
         ),
