@@ -95,6 +95,27 @@ def test_with_few_words_each_loss_is_that_of_the_coarse_distributions(oracle):
     assert_alike(mine, theirs, ["target_kd", "cross_entropy"])
 
 
+def test_both_parts_of_every_divergence_are_the_dense_ones_or_the_second_is_a_bound():
+    student, teacher, targets = random_case(6)
+
+    @jax.jit
+    def parts(student, signal):
+        given, names = {"student_logits": student, "targets": targets}, NAMES
+        own = {name: losses.sparse_decoupled_divergence(**given, signal=signal, divergence=name) for name in names}
+        whole = {name: losses.decoupled_divergence(**given, teacher_logits=teacher, divergence=name) for name in names}
+        return own, whole
+
+    own, whole = parts(student, top_k_signal(teacher, targets, k=9))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-6), own, whole)
+    own, whole = parts(student, top_k_signal(teacher, targets, k=3))
+    for name in NAMES:
+        below = np.asarray(whole[name].diversity_kd - own[name].diversity_kd)
+        assert (below > -2e-6).all()
+        assert below.max() > 1e-3
+        known = own[name]._replace(diversity_kd=whole[name].diversity_kd)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-6), known, whole[name])
+
+
 def gaps(student_mass, teacher_mass):
     """Returns the most that a bounded loss may lie above that of the coarse distributions."""
     with np.errstate(divide="ignore", invalid="ignore"):
