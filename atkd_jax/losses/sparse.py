@@ -45,7 +45,7 @@ class TopKSignal(NamedTuple):
       log_uncertainty: float32 `[...]`, log UNC = log(1 - p(target)).
       rest_entropy: float32 `[...]`, the entropy of the non-target distribution p^, in nats. Losses read it only where
         there is a tail sample.
-      ids: int32 `[..., k]`, distinct; the target may be among them. -1 is unused.
+      ids: int32 `[..., k]`, distinct, ids of the vocabulary; the target may be among them. -1 is unused.
       log_probs: float32 `[..., k]`, log p of the ids; -inf where unused.
       log_rest_mass: float32 `[...]`, the log of the mass of all other words.
       tail: draws from the other words but the target, or None.
