@@ -34,6 +34,8 @@ from atkd_jax.training.start import prepare_start
 from atkd_jax.training.teaching import open_teaching
 
 Kind = Literal["top_k", "rest_sample", "hidden"]
+Step = Callable[[], tuple[int, float]]
+_READ_BATCHES = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Options:
     """The student's, of SmolLM2's 30."""
     length: int = 512
     """Tokens in a row; a batch is one row."""
-    split: str = "train[:32]"
+    split: str = "train[:16]"
     """The examples that are cached and trained on."""
     kinds: tuple[Kind, ...] = ("top_k", "hidden")
     """What is cached."""
@@ -81,33 +83,33 @@ class Measurement:
     writing_tokens_per_second: float
 
 
-def measure_kind(config: Config, directory: Path, *, pairs: int) -> Measurement:
+def measure_kind(config: Config, directory: Path, live: Step, *, pairs: int) -> Measurement:
     """Writes a cache and trains from it in turn with the live teacher.
 
     Args:
         config: A run with the live teacher; `cache` says what is kept.
         directory: Where the cache goes; it must be new.
-        pairs: How many steps of each are counted, after two that are not.
+        live: Takes a step of that run.
+        pairs: How many steps of each are counted, after one that is not.
     """
     from_cache = config.model_copy(update={"teacher": config.teacher.model_copy(update={"cache": directory})})
     began = time.monotonic()
     manifest = make_cache(from_cache, directory, console=Console(file=io.StringIO()))
     writing_seconds = time.monotonic() - began
-    live, cached = _step_of(config), _step_of(from_cache)
-    for _ in range(2):
-        live(), cached()
+    cached = step_of(from_cache)
+    live(), cached()
     turns = [(live(), cached()) for _ in range(pairs)]
     return Measurement(
         tokens_per_second=statistics.median(tokens / seconds for _, (tokens, seconds) in turns),
         live_tokens_per_second=statistics.median(tokens / seconds for (tokens, seconds), _ in turns),
         ratio=statistics.median(slow[1] / fast[1] for slow, fast in turns),
         bytes_per_token=manifest.bytes / manifest.tokens,
-        read_seconds=_read_seconds(from_cache, pairs),
+        read_seconds=_read_seconds(from_cache),
         writing_tokens_per_second=manifest.tokens / writing_seconds,
     )
 
 
-def _step_of(config: Config) -> Callable[[], tuple[int, float]]:
+def step_of(config: Config) -> Step:
     """Returns what takes a step of a config's run and tells its tokens and seconds."""
     meshes = make_meshes(devices=jax.devices()[:1])
     teaching = open_teaching(config, meshes=meshes, report=lambda _: None)
@@ -139,15 +141,15 @@ def _step_of(config: Config) -> Callable[[], tuple[int, float]]:
     return take
 
 
-def _read_seconds(config: Config, count: int) -> float:
+def _read_seconds(config: Config) -> float:
     meshes = make_meshes(devices=jax.devices()[:1])
     teaching = open_teaching(config, meshes=meshes, report=lambda _: None)
     batches = open_batches(config, teaching.loaded.tokenizer, meshes.student, teaching.cached)
-    next(batches)
     began = time.perf_counter()
-    for _ in range(count):
+    # Far more than are made ahead.
+    for _ in range(_READ_BATCHES):
         next(batches)
-    return (time.perf_counter() - began) / count
+    return (time.perf_counter() - began) / _READ_BATCHES
 
 
 def main() -> None:
@@ -161,10 +163,12 @@ def main() -> None:
         "training": {"batch_size": 1},
     }
     found = {}
+    live = step_of(Config.model_validate(tree))
     for kind in options.kinds:
         cache = {"kind": kind, "k": options.k} if kind == "top_k" else {"kind": kind}
         directory = options.out / f"{kind}-{time.time_ns()}"
-        found[kind] = measure_kind(Config.model_validate(tree | {"cache": cache}), directory, pairs=options.pairs)
+        found[kind] = measure_kind(Config.model_validate(tree | {"cache": cache}), directory, live, pairs=options.pairs)
+        print(kind, found[kind], flush=True)
     table = Table("kind", "tokens/s", "live tokens/s", "ratio", "bytes a token", "reading, s", title=options.model)
     for kind, row in found.items():
         speeds = f"{row.tokens_per_second:.0f}", f"{row.live_tokens_per_second:.0f}", f"{row.ratio:.2f}"

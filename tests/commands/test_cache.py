@@ -142,3 +142,16 @@ def test_a_killed_writer_is_gone_on_with_to_the_same_records(whole, given, tmp_p
         assert len(ours.payload) == len(theirs.payload)
     np.testing.assert_equal(read_manifest(directory).settings, read_manifest(whole).settings)
     assert os.listdir(directory).count("manifest.json") == 1
+
+
+@pytest.mark.slow
+def test_processes_write_shards_of_their_own_to_the_same_cache(whole, given, tmp_path):
+    directory = tmp_path / "cache"
+    words = [sys.executable, "launch.py", "local", "--processes=2", "cache", *given, f"--teacher.cache={directory}"]
+    subprocess.run(words, cwd=ROOT, check=True, capture_output=True, timeout=300)
+    for ours, theirs in zip(records(directory), records(whole), strict=True):
+        assert ours[:3] == theirs[:3]
+        # The exact numbers come first in a payload.
+        exact = [np.frombuffer(each.payload, "<f4", 3 * each.counted_tokens) for each in (ours, theirs)]
+        np.testing.assert_allclose(*exact, rtol=1e-4, atol=1e-5)
+    assert main(["cache", f"--teacher.cache={directory}", "--verify"]) == 0
