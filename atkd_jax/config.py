@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from atkd_jax.config_cache import CacheConfig
+from atkd_jax.config_evaluation import EvaluationConfig
 from atkd_jax.config_machines import DistributedConfig, MeshConfig, ProfileConfig
 from atkd_jax.config_neighbours import AnswersConfig, ImagesConfig, InstanceWeightingConfig, TokenSimilarityConfig
 from atkd_jax.config_node import Dtype, Node, UserPath
@@ -104,7 +105,9 @@ class StudentConfig(Node):
 class DataConfig(Node):
     """Prompts and responses, and how they become batches."""
 
-    source: str = Field(default="python_stdlib", description="A JSONL file, or the name of a TFDS data set.")
+    source: str = Field(
+        default="python_stdlib", description="A JSONL file, or the name of a data set of TFDS or of the hub."
+    )
     train_split: str = Field(
         default="train", description="Split to learn from. A JSONL file has one split, 'train'; slices work."
     )
@@ -280,21 +283,6 @@ class CheckpointConfig(Node):
 
     every_steps: int = Field(default=100, ge=1, description="Steps between checkpoints; the last step is always saved.")
     keep: int = Field(default=2, ge=1, description="The newest so many stay.")
-
-
-class EvaluationConfig(Node):
-    """Held-out measurements, always with the teacher."""
-
-    split: str = Field(default="test", description="The split that `evaluate` reads.")
-    max_examples: int | None = Field(
-        default=None, ge=1, description="Read no more than so many examples, evenly spaced over the split."
-    )
-    batch_size: int = Field(default=8, ge=1, description="Rows per batch.")
-    samples: int = Field(default=1, ge=0, description="How many prompts are answered by each model, to be read.")
-    rouge_examples: int = Field(
-        default=0, ge=0, description="How many prompts are answered and scored by ROUGE-L, evenly spaced."
-    )
-    sample_tokens: int = Field(default=64, ge=1, description="The longest answer.")
 
 
 class ExportConfig(Node):

@@ -28,7 +28,7 @@ import hypothesis
 import jax
 
 sys.path.insert(0, str(ROOT / "tests"))  # For the plugins below, whichever folder pytest was started from.
-pytest_plugins = ["tiny_models", "smollm2", "forked_runs", "openai_server"]
+pytest_plugins = ["tiny_models", "smollm2", "forked_runs", "openai_server", "run_directories"]
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

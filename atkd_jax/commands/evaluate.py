@@ -1,16 +1,20 @@
-"""`launch.py evaluate`: teacher, student before and student after on held-out examples, in one table."""
+"""`launch.py evaluate`: teacher, student before and student after on held-out examples, instructions and tasks."""
 
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from atkd_jax.commands.evaluate_harness import check_harness, run_harness
+from atkd_jax.commands.evaluate_instructions import answer_sets, open_sets
+from atkd_jax.commands.evaluate_judge import check_judge, judge_answers
 from atkd_jax.commands.joining import join
 from atkd_jax.commands.progress_line import progress_line
 from atkd_jax.commands.run_directory import write_json
@@ -19,7 +23,18 @@ from atkd_jax.commands.student import read_trained_student, student_at_start
 from atkd_jax.commands.verbs import EvaluateOptions
 from atkd_jax.config import Config
 from atkd_jax.data import EvaluationBatches, Examples, evaluation_batches, open_source, spaced_examples
-from atkd_jax.evaluation import Report, Sample, answer, measure, render_table, rouge_l, sample_answers
+from atkd_jax.evaluation import (
+    Report,
+    Sample,
+    answer,
+    measure,
+    placed_model,
+    render_deciles,
+    render_table,
+    rouge_l,
+    sample_answers,
+)
+from atkd_jax.evaluation.report import TEACHER
 from atkd_jax.models import Decoder, Pruning
 from atkd_jax.sharding import make_mesh, make_meshes, row_share
 from atkd_jax.teachers import LoadedTeacher, load_teacher
@@ -31,49 +46,100 @@ _ROUGE_ROWS = 16
 
 
 def run(options: EvaluateOptions) -> None:
-    """Measures, prints the table and the samples, and keeps both in the run directory as evaluation.json."""
+    """Does what the options ask for, prints tables, and keeps JSON and answers in the run directory."""
+    if options.harness:
+        check_harness(options.settings, options.harness)
+    if options.judge:
+        check_judge(options.settings)
     config = join(options.settings)
     console = Console(quiet=jax.process_index() != 0)
     if config.answers.source is not None:
         evaluate_scorers(config, console=console)
         return
-    began = time.monotonic()
+    if options.measure or options.harness:
+        subjects = _load(options, config, console)
+        if options.measure:
+            _measure_and_answer(config, subjects, console)
+        if options.harness:
+            run_harness(
+                config, options.harness, subjects.answering, subjects.tokenizer, mesh=subjects.mesh, console=console
+            )
+    if options.judge and jax.process_index() == 0:
+        judge_answers(config, confirmed=options.yes, console=console)
+
+
+class _Subjects(NamedTuple):
+    """Who is evaluated: the teacher and the students, on their devices; and the names of those who write."""
+
+    models: dict[str, Decoder]
+    writers: list[str]
+    tokenizer: Any
+    step: int | None
+    mesh: Mesh
+
+    @property
+    def answering(self) -> dict[str, Decoder]:
+        """The models that answer prompts."""
+        return {name: self.models[name] for name in self.writers}
+
+    @property
+    def generation_mesh(self) -> Mesh | None:
+        """What rows of text are split over."""
+        return self.mesh if jax.device_count() > 1 else None
+
+
+def _load(options: EvaluateOptions, config: Config, console: Console) -> _Subjects:
     teacher = load_teacher(config.teacher, cache_dir=config.cache_dir, report=console.print)
     students, step = _students(config, teacher, with_run=options.run, after_only=options.after_only)
+    mesh = make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
+    models = {name: placed_model(model, mesh) for name, model in {TEACHER: teacher.model, **students}.items()}
+    answering = students if options.after_only else models
+    return _Subjects(models, [*answering], teacher.tokenizer, step, mesh)
+
+
+def _measure_and_answer(config: Config, subjects: _Subjects, console: Console) -> None:
+    began = time.monotonic()
     examples = spaced_examples(
         open_source(
             config.data.source, split=config.evaluation.split, cache_dir=config.cache_dir, report=console.print
         ),
         config.evaluation.max_examples,
     )
-    batches = held_out_batches(config, examples, teacher.tokenizer)
-    report = _measure(config, teacher, students, batches, console)
-    answering = students if options.after_only else {"teacher": teacher.model, **students}
-    report = _with_rouge(config, report, answering, examples, teacher.tokenizer)
+    # Sets that cannot be read are found out before the minutes that measuring takes.
+    sets = open_sets(config, report=console.print)
+    batches = held_out_batches(config, examples, subjects.tokenizer)
+    report = _measure(config, subjects, batches, console)
+    report = _with_rouge(config, report, subjects, examples)
     samples = sample_answers(
-        answering,
+        subjects.answering,
         [examples[number] for number in range(min(config.evaluation.samples, len(examples)))],
-        teacher.tokenizer,
+        subjects.tokenizer,
         template=config.data.template,
         max_new_tokens=config.evaluation.sample_tokens,
+        mesh=subjects.generation_mesh,
     )
     counts = batches.counts
     console.print(render_table(report, title=f"{config.data.source}, {config.evaluation.split}"))
+    for name in report.scores:
+        console.print(render_deciles(report, name))
     if counts.truncated or counts.dropped:
         console.print(
             f"{counts.truncated:,} examples lost their end and {counts.dropped:,} were left out: data.overlong"
         )
     _print_samples(console, samples)
+    answered = answer_sets(
+        config, sets, subjects.answering, subjects.tokenizer, mesh=subjects.generation_mesh, console=console
+    )
     facts = {
         "source": config.data.source,
         "split": config.evaluation.split,
         "examples": counts.examples,
         "truncated_examples": counts.truncated,
         "dropped_examples": counts.dropped,
-        "checkpoint_step": step,
+        "checkpoint_step": subjects.step,
         "seconds": round(time.monotonic() - began, 3),
     }
-    _keep(config, facts, report, samples, console)
+    _keep(config, facts, report, samples, answered, console)
 
 
 def _students(
@@ -121,42 +187,36 @@ def held_out_batches(config: Config, examples: Examples, tokenizer: Any) -> Eval
     )
 
 
-def _measure(
-    config: Config,
-    teacher: LoadedTeacher,
-    students: Mapping[str, Decoder],
-    batches: EvaluationBatches,
-    console: Console,
-) -> Report:
+def _measure(config: Config, subjects: _Subjects, batches: EvaluationBatches, console: Console) -> Report:
     held = list(batches)
+    students = {name: model for name, model in subjects.models.items() if name != TEACHER}
     with progress_line(console, "evaluating", total=len(held)) as on_batch:
         return measure(
-            teacher.model,
+            subjects.models[TEACHER],
             students,
             held,
-            vocab_size=len(teacher.tokenizer),
-            mesh=make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor),
+            vocab_size=len(subjects.tokenizer),
+            mesh=subjects.mesh,
             on_batch=on_batch,
         )
 
 
-def _with_rouge(
-    config: Config, report: Report, models: Mapping[str, Decoder], examples: Examples, tokenizer: Any
-) -> Report:
+def _with_rouge(config: Config, report: Report, subjects: _Subjects, examples: Examples) -> Report:
     """The report with the models' ROUGE-L on evenly spaced examples, where that is asked for."""
     if not config.evaluation.rouge_examples:
         return report
     chosen = spaced_examples(examples, config.evaluation.rouge_examples)
     picked = [chosen[number] for number in range(len(chosen))]
     scores = dict(report.scores)
-    for name, model in models.items():
+    for name, model in subjects.answering.items():
         answers = answer(
             model,
             [example.prompt for example in picked],
-            tokenizer,
+            subjects.tokenizer,
             template=config.data.template,
             max_new_tokens=config.evaluation.sample_tokens,
             batch_size=min(len(picked), _ROUGE_ROWS),
+            mesh=subjects.generation_mesh,
         )
         found = rouge_l(answers, [example.response for example in picked])
         scores[name] = dataclasses.replace(scores[name], rouge_l=found)
@@ -175,12 +235,18 @@ def _print_samples(console: Console, samples: Sequence[Sample]) -> None:
 
 
 def _keep(
-    config: Config, facts: Mapping[str, object], report: Report, samples: Sequence[Sample], console: Console
+    config: Config,
+    facts: Mapping[str, object],
+    report: Report,
+    samples: Sequence[Sample],
+    answered: Mapping[str, object],
+    console: Console,
 ) -> None:
     if jax.process_index() != 0:
         return
     config.run_dir.mkdir(parents=True, exist_ok=True)
     path = config.run_dir / "evaluation.json"
     texts = {"samples": [dataclasses.asdict(sample) for sample in samples]}
-    write_json(path, {**facts, **report.to_json(), **texts})
+    sets = {"instruction_sets": answered} if answered else {}
+    write_json(path, {**facts, **report.to_json(), **sets, **texts})
     console.print(f"Kept in {path}", highlight=False, soft_wrap=True)

@@ -49,6 +49,14 @@ class EvaluateOptions(Options):
     """Measure the run's newest checkpoint too; without it, the teacher and the student before training."""
     after_only: bool = False
     """Leave out what runs like this one share: the student before training, and the teacher's answers."""
+    measure: bool = True
+    """Measure on held-out examples and answer evaluation.instructions; without it, do only what else is asked for."""
+    harness: Annotated[str, tyro.conf.arg(metavar="TASK,...")] = ""
+    """Also run these tasks of lm-evaluation-harness, such as mmlu,drop,bbh."""
+    judge: bool = False
+    """Also have evaluation.judge score the answers to the instructions, those of an earlier call too."""
+    yes: bool = False
+    """judge: begin, whatever the estimated cost."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +150,16 @@ class StudyOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True)
+class ReportOptions:
+    """Of `report`, which reads what runs left and takes no config."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUNS]")] = ()
+    """Run directories; several are compared."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """The page; report.html in the one run, or comparison.html in the folder that holds all, where none is given."""
+
+
+@dataclasses.dataclass(frozen=True)
 class LocalOptions:
     """Of `local`, which starts another verb and takes no config itself."""
 
@@ -169,6 +187,7 @@ VERBS = {
     "evaluate": Verb("Measure teacher, student before and student after on held-out examples.", EvaluateOptions),
     "generate": Verb("Answer a prompt, or a file of them, with the run's student or its teacher.", GenerateOptions),
     "export": Verb("Write the run's student as a Hugging Face directory or a GGUF file.", ExportOptions),
+    "report": Verb("Write a page of curves, tables and samples of a run, or of several: report RUN ...", ReportOptions),
     "plan": Verb("Compile the train step for a TPU topology, without a TPU: memory, speed, advice.", PlanOptions),
     "study": Verb("Run a grid of configs over seeds, go on where it stopped, and compare what came out.", StudyOptions),
     "uncertainty": Verb("Draw how sure teachers are of held-out tokens: quantiles and density.", UncertaintyOptions),
@@ -191,6 +210,8 @@ def parse_verb(verb: str, words: Sequence[str]) -> Any:
         return _parse_local(words)
     if verb == "study":
         return _parse_study(words)
+    if not issubclass(VERBS[verb].options, Options):
+        return _parse_without_config(verb, words)
     options = parse_options(verb, VERBS[verb].options, words, summary=VERBS[verb].summary)
     _refuse_labelled(verb, options)
     if verb not in OF_MANY and (options.settings.distributed.num_processes or 1) > 1:
@@ -220,6 +241,15 @@ def _refuse_labelled(verb: str, options: Options) -> None:
                 f"launch.py: {verb}{' --dry-run' if is_dry else ''} is for language models, but {group}.source is "
                 f"{getattr(settings, group).source}; {', '.join(verbs)} work with it."
             )
+
+
+def _parse_without_config(verb: str, words: Sequence[str]) -> Any:
+    options, unknown = parse_own(verb, VERBS[verb].options, words, summary=VERBS[verb].summary)
+    if unknown:
+        raise InputError(
+            f"command line: {verb} does not take {unknown[0]}; `launch.py {verb} --help` shows what it takes."
+        )
+    return options
 
 
 def _parse_local(words: Sequence[str]) -> LocalOptions:

@@ -11,6 +11,7 @@ from atkd_jax.data.counts import Counts
 from atkd_jax.data.evaluation_batches import EvaluationBatches, evaluation_batches
 from atkd_jax.data.examples import Example, Examples, spaced_examples
 from atkd_jax.data.images import LabelledImages, load_images
+from atkd_jax.data.instructions import Instruction, open_instructions
 from atkd_jax.data.jsonl import read_prompts
 from atkd_jax.data.sources import open_source
 from atkd_jax.data.templates import Template, render_prompt
@@ -23,6 +24,7 @@ __all__ = [
     "EvaluationBatches",
     "Example",
     "Examples",
+    "Instruction",
     "LabelledImages",
     "Template",
     "TrainingBatches",
@@ -31,6 +33,7 @@ __all__ = [
     "load_answers",
     "load_images",
     "merge_states",
+    "open_instructions",
     "open_source",
     "read_prompts",
     "render_prompt",

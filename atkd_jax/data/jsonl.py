@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from atkd_jax.data.examples import Example, example_from_record, require_not_empty
+from atkd_jax.data.examples import example_from_record, require_not_empty
 from atkd_jax.data.splits import split_range
 from atkd_jax.errors import InputError
 
@@ -22,13 +23,15 @@ class JsonLines:
     Args:
         path: the file. Each line is a JSON object with the keys of `example_from_record`, in UTF-8.
         split: `train`, the one split of a file, or a slice of it such as `train[:90%]`.
+        read: makes an example of a record, as `example_from_record` does.
 
     Raises:
         InputError: no such file, a line that is no JSON object or lacks the keys (with its number), or no examples.
     """
 
-    def __init__(self, path: Path, *, split: str = "train"):
+    def __init__(self, path: Path, *, split: str = "train", read: Callable[..., Any] = example_from_record):
         self._path = path
+        self._read = read
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "does not exist"
             raise InputError(f"The data file {path} {what}: give the path of a JSONL file.")
@@ -37,7 +40,7 @@ class JsonLines:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    _parse(line, where=f"{path} line {number}")
+                    self._parse(line, where=f"{path} line {number}")
                     starts.append(start)
                 start += len(line)
         require_not_empty(starts, where=f"The data file {path}")
@@ -48,11 +51,14 @@ class JsonLines:
     def __len__(self) -> int:
         return len(self._starts)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> Any:
         start = int(self._starts[index])
         with self._path.open("rb") as file:
             file.seek(start)
-            return _parse(file.readline(), where=f"{self._path} at byte {start} (it changed after it was opened)")
+            return self._parse(file.readline(), where=f"{self._path} at byte {start} (it changed after it was opened)")
+
+    def _parse(self, line: bytes, *, where: str) -> Any:
+        return self._read(_record(line, where=where), where=where)
 
     def __repr__(self) -> str:
         return f"JsonLines({str(self._path)!r}, {len(self)} examples)"
@@ -75,10 +81,6 @@ def read_prompts(path: Path) -> list[str]:
         where = f"{path} line {number}"
         prompts.append(example_from_record(_record(line, where=where) | responses, where=where).prompt)
     return prompts
-
-
-def _parse(line: bytes, *, where: str) -> Example:
-    return example_from_record(_record(line, where=where), where=where)
 
 
 def _record(line: bytes, *, where: str) -> dict[str, Any]:

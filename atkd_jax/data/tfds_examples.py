@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atkd_jax.data.examples import Example, example_from_record, require_known_keys, require_not_empty
+from atkd_jax.data.examples import example_from_record, require_known_keys, require_not_empty
 from atkd_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,21 +22,38 @@ if TYPE_CHECKING:
 class TfdsExamples:
     """The examples of a split of a prepared TFDS data set, by number; nothing is read before it is asked for."""
 
-    def __init__(self, records: Sequence[Any], *, name: str):
+    def __init__(self, records: Sequence[Any], *, name: str, read: Callable[..., Any] = example_from_record):
         self._records = records
         self._name = name
+        self._read = read
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> Example:
-        return example_from_record(self._records[index], where=f"Example {index} of {self._name}")
+    def __getitem__(self, index: int) -> Any:
+        return self._read(self._records[index], where=f"Example {index} of {self._name}")
 
     def __repr__(self) -> str:
         return f"TfdsExamples({self._name!r}, {len(self)} examples)"
 
 
-def open_tfds(name: str, *, split: str, cache_dir: Path, report: Callable[[str], None] = print) -> TfdsExamples:
+def is_known_to_tfds(name: str) -> bool:
+    """Returns whether TFDS has a builder of this name, or one of its communities might."""
+    # Imported here, because this takes time and only names with a slash need it.
+    import tensorflow_datasets as tfds
+
+    first = name.partition("/")[0]
+    return ":" in first or first in tfds.list_builders(with_community_datasets=False)
+
+
+def open_tfds(
+    name: str,
+    *,
+    split: str,
+    cache_dir: Path,
+    report: Callable[[str], None] = print,
+    read: Callable[..., Any] = example_from_record,
+) -> TfdsExamples:
     """Returns the examples of a split of a data set that TFDS knows; prepares the data set first where that is due.
 
     Prepared data is looked for in `cache_dir/tfds`, then where TFDS keeps it by default. Where there is none as
@@ -48,6 +65,7 @@ def open_tfds(name: str, *, split: str, cache_dir: Path, report: Callable[[str],
         split: in TFDS's own terms: `train`, `train[:90%]`, `train+validation`.
         cache_dir: the folder for what is prepared.
         report: is given one line when something was prepared.
+        read: makes an example of a record, as `example_from_record` does.
 
     Raises:
         InputError: TFDS does not know or cannot prepare the data set, it has no such split, other keys than
@@ -56,7 +74,7 @@ def open_tfds(name: str, *, split: str, cache_dir: Path, report: Callable[[str],
     records, features = prepared_records(name, split=split, cache_dir=cache_dir, report=report)
     require_known_keys(list(features.keys()) if hasattr(features, "keys") else [], where=f"The data set {name}")
     require_not_empty(records, where=f"The split {split!r} of {name}")
-    return TfdsExamples(records, name=f"{name}[{split}]")
+    return TfdsExamples(records, name=f"{name}[{split}]", read=read)
 
 
 def prepared_records(

@@ -11,8 +11,9 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from atkd_jax.errors import InputError
-from atkd_jax.evaluation.metric_step import TokenMetrics, make_metric_step
-from atkd_jax.evaluation.report import TEACHER, Report, Scores
+from atkd_jax.evaluation.metric_step import make_metric_step
+from atkd_jax.evaluation.report import TEACHER, Report
+from atkd_jax.evaluation.token_sums import TokenSums
 from atkd_jax.models import Decoder, logical_axes
 from atkd_jax.sharding import (
     parameter_shardings,
@@ -41,7 +42,7 @@ def measure(
 
     A token counts where the batch's `loss_mask` says so and it has a predecessor in its own example. The mean over
     tokens is that of the data set, whichever way it is cut into batches: per-token float32 values are added up in
-    float64.
+    float64, over all tokens and by the teacher's uncertainty (`token_sums`), in constant memory.
 
     Args:
         teacher: The model that the students are compared with.
@@ -66,23 +67,21 @@ def measure(
     splits = [nnx.split(model) for model in models.values()]
     graphs = [graph for graph, _ in splits]
     params = [placed(own, mesh) for _, own in splits]
-    step = _compiled_step(graphs, mesh, vocab_size=_vocab_size(models, vocab_size), chunk_tokens=chunk_tokens)
-    sums = np.zeros((len(models), len(TokenMetrics._fields)), np.float64)
-    counted_tokens = 0
+    step = compiled_step(graphs, mesh, vocab_size=_vocab_size(models, vocab_size), chunk_tokens=chunk_tokens)
+    sums = TokenSums(list(models))
     for done, batch in enumerate(batches, start=1):
         metrics, counted = step(params[0], params[1:], placed_rows(batch, mesh))
-        counted_tokens += int(counted)
-        sums += np.asarray(jax.device_get(metrics), np.float64).sum(axis=-1)
+        sums.add(np.asarray(jax.device_get(metrics))[..., : int(counted)])
         on_batch(done)
-    if counted_tokens == 0:
+    if sums.counted_tokens == 0:
         raise InputError(
             "evaluation: no token of the split counts; its responses are empty or cut off by data.overlong"
         )
-    means = sums / counted_tokens
-    return Report(counted_tokens, {name: Scores(*map(float, row)) for name, row in zip(models, means, strict=True)})
+    return sums.report()
 
 
-def _compiled_step(graphs: list[Any], mesh: Mesh | None, *, vocab_size: int, chunk_tokens: int) -> Callable[..., Any]:
+def compiled_step(graphs: list[Any], mesh: Mesh | None, *, vocab_size: int, chunk_tokens: int) -> Callable[..., Any]:
+    """Returns the metric step of a teacher's structure, the first, and of students', compiled for a mesh."""
     teacher, students = graphs[0], graphs[1:]
     if mesh is None:
         return jax.jit(make_metric_step(teacher, students, vocab_size=vocab_size, chunk_tokens=chunk_tokens))
@@ -117,6 +116,12 @@ def placed(params: Any, mesh: Mesh | None) -> Any:
     if mesh is None:
         return params
     return spread(params, parameter_shardings(mesh, logical_axes(params), params))
+
+
+def placed_model(model: Decoder, mesh: Mesh | None) -> Decoder:
+    """Returns a model with its parameters spread over the mesh."""
+    graphdef, params = nnx.split(model)
+    return nnx.merge(graphdef, placed(params, mesh))
 
 
 def placed_rows(batch: Batch, mesh: Mesh | None) -> dict[str, Any]:

@@ -23,12 +23,16 @@ class TokenMetrics(NamedTuple):
         forward_kl: float32, KL(teacher || model) in nats.
         reverse_kl: float32, KL(model || teacher) in nats.
         agreement: float32, 1 where the model's likeliest token is the teacher's.
+        accuracy: float32, 1 where the model's likeliest token is the target.
+        confidence: float32, the probability of the model's likeliest token.
     """
 
     cross_entropy: jax.Array
     forward_kl: jax.Array
     reverse_kl: jax.Array
     agreement: jax.Array
+    accuracy: jax.Array
+    confidence: jax.Array
 
 
 MetricStep = Callable[[Any, Sequence[Any], dict[str, jax.Array]], tuple[tuple[TokenMetrics, ...], jax.Array]]
@@ -96,10 +100,13 @@ def _flat_hidden_states(model: Decoder, batch: dict[str, jax.Array]) -> jax.Arra
 
 
 def _token_metrics(logits: jax.Array, teacher_logits: jax.Array, targets: jax.Array, valid: jax.Array) -> TokenMetrics:
+    likeliest = logits.argmax(-1)
     values = TokenMetrics(
         cross_entropy=-losses.target_log_prob(logits=logits, targets=targets),
         forward_kl=losses.forward_kl(student_logits=logits, teacher_logits=teacher_logits),
         reverse_kl=losses.reverse_kl(student_logits=logits, teacher_logits=teacher_logits),
-        agreement=(logits.argmax(-1) == teacher_logits.argmax(-1)).astype(jnp.float32),
+        agreement=(likeliest == teacher_logits.argmax(-1)).astype(jnp.float32),
+        accuracy=(likeliest == targets).astype(jnp.float32),
+        confidence=jnp.exp(losses.target_log_prob(logits=logits, targets=likeliest)),
     )
     return jax.tree.map(lambda value: jnp.where(valid, value, 0), values)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jax.sharding import Mesh
+
 from atkd_jax.data import Example
 from atkd_jax.data.templates import TemplateName
 from atkd_jax.generation import answer
@@ -28,6 +30,7 @@ def sample_answers(
     *,
     template: TemplateName,
     max_new_tokens: int,
+    mesh: Mesh | None = None,
 ) -> list[Sample]:
     """Each model's likeliest continuation, token by token, of every example's prompt.
 
@@ -37,13 +40,14 @@ def sample_answers(
         tokenizer: The models' own.
         template: How a prompt becomes tokens, and which tokens end an answer.
         max_new_tokens: The longest answer.
+        mesh: Rows are split over its devices.
 
     Returns:
         A sample per example, in order. The answers hold no special tokens.
     """
     prompts = [example.prompt for example in examples]
     answers = {
-        name: answer(model, prompts, tokenizer, template=template, max_new_tokens=max_new_tokens)
+        name: answer(model, prompts, tokenizer, template=template, max_new_tokens=max_new_tokens, mesh=mesh)
         for name, model in models.items()
     }
     return [

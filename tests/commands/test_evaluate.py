@@ -9,7 +9,8 @@ from atkd_jax.commands.main import main
 def test_a_trained_run_is_measured_before_and_after(trained, trained_words, capsys):
     assert main(["evaluate", *trained_words]) == 0
     out = capsys.readouterr().out
-    for words in ("teacher", "student before", "student after", "perplexity", "forward KL", "agreement", "evaluating:"):
+    measures = ("perplexity", "forward KL", "reverse KL", "agreement", "calibration error", "UNC from")
+    for words in ("teacher", "student before", "student after", *measures, "evaluating:"):
         assert words in out
     kept = json.loads((trained.run_dir / "evaluation.json").read_text())
     assert list(kept["models"]) == ["teacher", "student before", "student after"]
@@ -19,6 +20,8 @@ def test_a_trained_run_is_measured_before_and_after(trained, trained_words, caps
         kept["models"]["teacher"]["perplexity"], math.exp(kept["models"]["teacher"]["cross_entropy"]), rel_tol=1e-9
     )
     assert (kept["checkpoint_step"], kept["examples"], kept["split"]) == (3, 12, "train")
+    assert len(kept["unc_deciles"]) == 10
+    assert {decile["tokens"] for decile in kept["unc_deciles"]} == {kept["counted_tokens"] / 10}
     (sample,) = kept["samples"]
     assert sample["prompt"] == "Add 0 to x."
     assert list(sample["answers"]) == ["teacher", "student before", "student after"]

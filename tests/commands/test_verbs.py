@@ -71,7 +71,7 @@ def test_a_study_keeps_the_keys_that_the_words_name_unchecked():
         parse_verb("study", ["--config", "a.yaml"])
 
 
-@pytest.mark.parametrize("name", sorted(set(VERBS) - {"local", "study", *OF_MANY}))
+@pytest.mark.parametrize("name", sorted(set(VERBS) - {"local", "study", "report", *OF_MANY}))
 def test_verbs_of_one_process_refuse_to_be_one_of_many(name):
     with pytest.raises(InputError, match=rf"{name} is the work of one process, but distributed.num_processes is 2; tr"):
         parse_verb(name, ["--distributed.num_processes", "2"])

@@ -13,6 +13,7 @@ from atkd_jax.models import Decoder, DecoderConfig
 from atkd_jax.sharding import make_mesh
 
 VOCAB = 13
+NAMES = ("cross_entropy", "forward_kl", "reverse_kl", "agreement", "accuracy", "calibration_error")
 
 
 def decoder(seed, *, width=16, num_layers=2, vocab_size=VOCAB):
@@ -85,7 +86,10 @@ def forward(model, tokens):
 
 
 def oracle(teacher, student, examples):
-    """Cross-entropy, forward and reverse KL, and agreement by NumPy in float64, one example at a time, unpadded."""
+    """The numbers of every counted token by NumPy in float64, one example at a time, unpadded; `[tokens, 7]`.
+
+    Cross-entropy, forward and reverse KL, agreement, accuracy, confidence, and the teacher's cross-entropy.
+    """
     found = []
     for tokens, counts in examples:
         log_probs = []
@@ -95,26 +99,54 @@ def oracle(teacher, student, examples):
         own, teachers = log_probs
         for place in range(len(tokens) - 1):
             if counts[place + 1]:
-                p, q = teachers[place], own[place]
-                divergences = np.sum(np.exp(p) * (p - q)), np.sum(np.exp(q) * (q - p))
-                found.append((-q[tokens[place + 1]], *divergences, p.argmax() == q.argmax()))
-    return np.mean(found, axis=0), len(found)
+                p, q, target = teachers[place], own[place], tokens[place + 1]
+                kls = np.sum(np.exp(p) * (p - q)), np.sum(np.exp(q) * (q - p))
+                best = q.argmax()
+                found.append((-q[target], *kls, p.argmax() == best, best == target, np.exp(q[best]), -p[target]))
+    return np.array(found)
+
+
+def calibration_error(accuracy, confidence, weights=None):
+    """The definition, interval by interval."""
+    weights = np.ones(len(accuracy)) if weights is None else weights
+    error = 0.0
+    for low in np.arange(15) / 15:
+        inside = (confidence > low) & (confidence <= low + 1 / 15)
+        if weights[inside].sum():
+            gap = np.average(accuracy[inside] - confidence[inside], weights=weights[inside])
+            error += abs(gap) * weights[inside].sum() / weights.sum()
+    return error
 
 
 def as_row(scores):
-    return [scores.cross_entropy, scores.forward_kl, scores.reverse_kl, scores.agreement]
+    return [getattr(scores, name) for name in NAMES]
 
 
 def test_it_agrees_with_numpy_in_float64():
     teacher, students = models()
     students = {"student before": decoder(1, width=8, num_layers=1), **students}
-    examples = some_examples()
+    # In which no two tokens at a border are so alike that they would share it.
+    examples = some_examples(seed=2)
     report = measure(teacher, students, one_per_row(examples))
     assert list(report.scores) == ["teacher", "student before", "student"]
     for name, model in {"teacher": teacher, **students}.items():
-        expected, count = oracle(teacher, model, examples)
-        assert report.counted_tokens == count
+        tokens = oracle(teacher, model, examples)
+        assert report.counted_tokens == len(tokens)
+        expected = [*tokens[:, :5].mean(0), calibration_error(tokens[:, 4], tokens[:, 5])]
         np.testing.assert_allclose(as_row(report.scores[name]), expected, rtol=2e-5, atol=1e-6)
+        # Decile number d: the mean over the d-th tenth of the tokens, by UNC; one at a border counts on both sides.
+        tokens = tokens[np.argsort(tokens[:, 6])]
+        places = np.arange(len(tokens))
+        for number, decile in enumerate(report.deciles):
+            low, high = number * len(tokens) / 10, (number + 1) * len(tokens) / 10
+            weights = np.clip(np.minimum(places + 1, high) - np.maximum(places, low), 0, None)
+            means = np.average(tokens[:, :5], axis=0, weights=weights)
+            expected = [*means, calibration_error(tokens[:, 4], tokens[:, 5], weights)]
+            np.testing.assert_allclose(as_row(decile.scores[name]), expected, rtol=2e-5, atol=1e-6)
+            unc = -np.expm1(-tokens[:, 6])
+            np.testing.assert_allclose(decile.mean_unc, np.average(unc, weights=weights), rtol=2e-5, atol=1e-6)
+            assert decile.unc_from <= unc[weights > 0].min() + 1e-6
+            assert decile.unc_to >= unc[weights > 0].max() - 1e-6
     assert 0 < report.scores["student"].agreement < 1
 
 

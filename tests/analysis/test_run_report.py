@@ -1,0 +1,113 @@
+import base64
+import re
+import shutil
+import struct
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+from run_directories import HOSTILE, write_run
+
+from atkd_jax.analysis.run_files import read_runs
+from atkd_jax.analysis.run_report import run_report
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Read(HTMLParser):
+    """A page's cells, row by row, its tags and its text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.rows, self.tags, self.text = [], [], ""
+        self._in_cell = False
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag):
+        self._in_cell = self._in_cell and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        self.text += data
+        if self._in_cell:
+            self.rows[-1][-1] += data
+
+
+def test_one_run_has_all_its_sections(run_dir):
+    read = Read(run_report(read_runs([run_dir])))
+    assert ["perplexity", "10.00", "20.00"] in read.rows
+    assert ["top-1 agreement", "50.0%", "33.3%"] in read.rows
+    by_decile = [row for row in read.rows if row[0] == "perplexity" and len(row) == 11]
+    assert [row[1:3] for row in by_decile] == [["10.00", "20.00"], ["20.00", "40.00"]]
+    assert [
+        "student after, sampled",
+        "21.5 ± 0.25",
+        "0.4 ± 0.25",
+        "0.7 ± 0.25",
+        "0.9 ± 0.25",
+        "70 ± 0.25",
+        "0.8 ± 0.25",
+    ] in read.rows
+    assert ["dolly, student_after, greedy", "4.00", "8.00", "50.00", "79", "1", "0"] in read.rows
+    assert ["mmlu, acc", "0.2512"] in read.rows
+    pictures = [attrs["alt"] for tag, attrs in read.tags if tag == "img"]
+    assert pictures[:1] == ["perplexity by decile of UNC"]
+    assert pictures[5:] == ["loss by step", "gradient_norm by step"]  # What never changes has no picture.
+    assert "7,161 response tokens of 64 examples of python_stdlib, test; checkpoint of step 39." in read.text
+    assert "easy_weight: 0.2" in read.text
+    assert '"jax": "0.10.2"' in read.text
+
+
+def test_texts_are_shown_and_not_obeyed(run_dir):
+    read = Read(run_report(read_runs([run_dir])))
+    assert read.text.count(HOSTILE) >= 4  # teacher's name, prompt, answer, platform
+    assert not {"script", "b"} & {tag for tag, _ in read.tags}
+    assert all(attrs.get("src", "data:image/").startswith("data:image/") for _, attrs in read.tags)
+
+
+def test_runs_are_compared(run_dir, other_run_dir):
+    read = Read(run_report(read_runs([run_dir, other_run_dir])))
+    assert ["perplexity", "10.00", "20.00", "10.00", "30.00"] in read.rows
+    assert ["", "atkd: teacher", "atkd: student after", "kd: teacher", "kd: student after"] in read.rows
+    assert ["objective.easy_weight", "0.2", "0.5"] in read.rows
+    assert not any(row[:1] == ["objective.name"] for row in read.rows)  # It does not differ.
+    sides = [index for index, (tag, attrs) in enumerate(read.tags) if attrs.get("class") == "side"]
+    assert len(sides) == 1
+    shown = [tag for tag, _ in read.tags[sides[0] :]]
+    assert shown[: shown.index("section")].count("h3") == 6  # Prompt, response, and two answers of each run.
+
+
+def test_a_run_that_was_only_trained_has_a_page(tmp_path):
+    page = run_report(read_runs([write_run(tmp_path / "bare", everything=False)]))
+    assert "launch.py evaluate does it" in page
+    assert "Judge" not in page
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+@pytest.mark.slow
+def test_a_browser_draws_it(run_dir, other_run_dir, tmp_path):
+    page, shot = tmp_path / "page.html", tmp_path / "page.png"
+    page.write_text(run_report(read_runs([run_dir, other_run_dir])), encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={tmp_path / 'own'}"]
+
+    def browse(*more):
+        command = [BROWSER, *flags, *more, page.as_uri()]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+    browse(f"--screenshot={shot}", "--window-size=1280,4200")
+    assert struct.unpack(">II", shot.read_bytes()[16:24]) == (1280, 4200)
+    dom = browse("--dump-dom", "--enable-logging=stderr").stdout
+    assert dom.count('<section id="section-') == 9
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in dom
+    # The browser reads every picture: as a page of its own it is an SVG without an error in it.
+    images = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", dom)
+    assert len(images) == 7
+    for number, image in enumerate(images):
+        assert base64.b64decode(image).rstrip().endswith(b"</svg>"), number
