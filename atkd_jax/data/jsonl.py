@@ -79,7 +79,9 @@ def read_prompts(path: Path) -> list[str]:
     prompts = []
     for number, line in numbered:
         where = f"{path} line {number}"
-        prompts.append(example_from_record(_record(line, where=where) | responses, where=where).prompt)
+        # Text alone is an example, but nothing to answer.
+        record = {key: value for key, value in _record(line, where=where).items() if key != "text"}
+        prompts.append(example_from_record(record | responses, where=where).prompt)
     return prompts
 
 

@@ -38,12 +38,11 @@ class TfdsExamples:
 
 
 def is_known_to_tfds(name: str) -> bool:
-    """Returns whether TFDS has a builder of this name, or one of its communities might."""
+    """Returns whether TFDS has a builder of this name, or one of its communities might; the hub's names have no `:`."""
     # Imported here, because this takes time and only names with a slash need it.
     import tensorflow_datasets as tfds
 
-    first = name.partition("/")[0]
-    return ":" in first or first in tfds.list_builders(with_community_datasets=False)
+    return ":" in name or name.partition("/")[0] in tfds.list_builders(with_community_datasets=False)
 
 
 def open_tfds(

@@ -1,6 +1,7 @@
 import pytest
 
 from atkd_jax.data import sources
+from atkd_jax.data.examples import example_from_record
 from atkd_jax.data.jsonl import JsonLines
 from atkd_jax.errors import InputError
 
@@ -28,4 +29,5 @@ def test_anything_else_is_a_tfds_name(monkeypatch, tmp_path):
     calls = []
     monkeypatch.setattr(sources, "open_tfds", lambda name, **settings: calls.append((name, settings)))
     sources.open_source("set/config:1.0.0", split="train[:9%]", cache_dir=str(tmp_path), report=print)
-    assert calls == [("set/config:1.0.0", {"split": "train[:9%]", "cache_dir": tmp_path, "report": print})]
+    settings = {"split": "train[:9%]", "cache_dir": tmp_path, "report": print, "read": example_from_record}
+    assert calls == [("set/config:1.0.0", settings)]
