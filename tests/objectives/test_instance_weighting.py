@@ -97,6 +97,27 @@ def test_micro_batches_change_nothing(batch, averaging):
     np.testing.assert_allclose(parted[1], whole[1], rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize("averaging", ["tokens", "examples"])
+def test_padding_and_what_stands_in_it_change_no_weight(batch, averaging):
+    config = ObjectiveConfig(instance_weighting=WEIGHTING | {"averaging": averaging})
+    objective = make_objective(config, steps=STEPS)
+    log_probs = losses.target_log_prob(logits=batch["teacher_logits"], targets=batch["targets"])
+    mask, step = batch["mask"], jnp.int32(3)
+    plain = objective.weighting(log_probs, mask, segment_ids=jnp.asarray(SEGMENTS), step=step)
+    padded = objective.weighting(
+        jnp.pad(jnp.where(mask, log_probs, jnp.nan), ((0, 1), (0, 5)), constant_values=jnp.nan),
+        jnp.pad(mask, ((0, 1), (0, 5))),
+        segment_ids=jnp.pad(jnp.asarray(SEGMENTS), ((0, 1), (0, 5))),
+        step=step,
+    )
+    for name, weights in plain.loss.items():
+        np.testing.assert_allclose(padded.loss[name][:ROWS, :LENGTH], weights, rtol=1e-6, atol=1e-9)
+        assert not np.asarray(padded.loss[name][ROWS:]).any()
+        assert not np.asarray(padded.loss[name][:, LENGTH:]).any()
+    for name in ("instance_weight_mean", "instance_weight_above_half", "teacher_task_loss"):
+        np.testing.assert_allclose(padded.scalars[name], plain.scalars[name], rtol=1e-6)
+
+
 def test_with_atkd_a_weight_per_example_stands_over_the_gate(batch):
     """Far below the threshold every example is distilled, far above it none is."""
     plain = value_and_gradient(ObjectiveConfig(), batch)

@@ -108,6 +108,7 @@ def test_a_run_in_two_parts_has_the_threshold_that_it_began_with(config, whole):
         train(parts, console=Console(file=io.StringIO()))
 
 
+@pytest.mark.slow
 def test_a_mesh_and_micro_batches_give_the_same_losses(config, whole):
     other = config(mesh={"fsdp": 2, "tensor": 4}, training={"steps": STEPS, "batch_size": 8, "microbatches": 2})
     train(other, console=Console(file=io.StringIO()))
