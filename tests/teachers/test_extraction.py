@@ -130,7 +130,9 @@ def test_hidden_states_are_kept_in_the_type_that_is_asked_for(teacher, batch, kn
             )
 
 
-@pytest.mark.parametrize("axes", [{"fsdp": 2, "tensor": 2}, {"sequence": 2, "tensor": 2}])
+@pytest.mark.parametrize(
+    "axes", [{"fsdp": 2, "tensor": 2}, pytest.param({"sequence": 2, "tensor": 2}, marks=pytest.mark.slow)]
+)
 def test_a_mesh_gives_the_same(teacher, batch, known, axes):
     form = SignalFormat("top_k", VOCAB, k=5, tail_draws=4)
     alone = extracted(teacher, form, batch)
