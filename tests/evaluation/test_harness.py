@@ -83,7 +83,7 @@ def test_answers_are_those_of_the_harness(both):
 
 
 def test_a_task_of_local_files_comes_out_alike(both, tasks):
-    manager = TaskManager(include_path=str(tasks))
+    manager = TaskManager(include_path=str(tasks), include_defaults=False)
     found = [simple_evaluate(model, tasks=["local_choices"], task_manager=manager, bootstrap_iters=0) for model in both]
     own, oracle = (
         [score for sample in results["samples"]["local_choices"] for (score, _) in sample["filtered_resps"]]
@@ -98,7 +98,7 @@ def test_a_task_of_local_files_comes_out_alike(both, tasks):
 @pytest.mark.wheel
 @pytest.mark.slow
 def test_smollm2_scores_a_local_task_as_the_harness_does(smollm2_directory, tasks):
-    manager = TaskManager(include_path=str(tasks))
+    manager = TaskManager(include_path=str(tasks), include_defaults=False)
     scores = []
     for model in (
         HarnessModel(load_model(smollm2_directory), load_tokenizer(smollm2_directory), batch_size=4),
