@@ -11,6 +11,7 @@ One value per token, `[..., vocab]` -> `[...]`:
     teacher_uncertainty                  UNC = 1 - p(target)
     target_kd, diversity_kd              the two parts of KL; `decoupled_terms` has them and more in one pass
     decoupled_divergence                 the same two parts of any divergence, for ATKD's gate to sit on
+    universal_logit                      between sorted probabilities, for models whose vocabularies differ
 
 Over a whole batch:
 
@@ -25,6 +26,7 @@ From hidden states and heads, never building `[tokens, vocab]`:
     linear_decoupled_terms               per token, for any gate and weighting outside of it
     linear_weighted_sum                  for weights that are known beforehand, with the gradient formed going forward
     linear_target_log_prob               what the gate needs of the teacher
+    linear_universal_logit_sum           a chunk of tokens with all their words at a time, because it sorts them
 
 From a few words a token in place of the teacher, as they are kept on disk:
 
@@ -81,6 +83,7 @@ from atkd_jax.losses.instance_weights import (
 )
 from atkd_jax.losses.linear import linear_atkd, linear_decoupled_terms
 from atkd_jax.losses.linear_divergence import linear_divergence, linear_target_log_prob, linear_weighted_sum
+from atkd_jax.losses.linear_universal_logit import linear_universal_logit_sum
 from atkd_jax.losses.mean_divergence import mean_divergence
 from atkd_jax.losses.policy import (
     clipped_surrogate,
@@ -119,6 +122,7 @@ from atkd_jax.losses.sparse_linear import (
     sparse_linear_weighted_sum,
 )
 from atkd_jax.losses.targets import cross_entropy, target_log_prob, teacher_uncertainty
+from atkd_jax.losses.universal_logit import universal_logit
 from atkd_jax.losses.whole_batch import atkd, atkd_diagnostics, decoupled_kd
 
 __all__ = [
@@ -155,6 +159,7 @@ __all__ = [
     "linear_decoupled_terms",
     "linear_divergence",
     "linear_target_log_prob",
+    "linear_universal_logit_sum",
     "linear_weighted_sum",
     "mean_divergence",
     "mixed_log_probs",
@@ -183,5 +188,6 @@ __all__ = [
     "top_k_signal",
     "total_variation",
     "uncertainty_weighted_kl",
+    "universal_logit",
     "whitened",
 ]
