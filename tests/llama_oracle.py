@@ -1,6 +1,5 @@
 """transformers' PyTorch LLaMA with random weights, and the decoder that holds the same ones."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ import torch
 from flax import nnx
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from atkd_jax.interop.families.rotary import write_scaling
 from atkd_jax.models import Decoder, DecoderConfig
 from atkd_jax.models.layer_kinds import layer_kinds
 from atkd_jax.models.rotary import rotary_angles
@@ -41,12 +41,7 @@ def make_pair(config: DecoderConfig = GROUPED) -> Pair:
 def torch_llama(config: DecoderConfig) -> LlamaForCausalLM:
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
     if config.rope_scaling is not None:
-        scaling = dataclasses.asdict(config.rope_scaling)
-        kind = "linear"
-        if "original_max_position" in scaling:
-            kind = "llama3"
-            scaling["original_max_position_embeddings"] = scaling.pop("original_max_position")
-        rope |= scaling | {"rope_type": kind}
+        rope |= write_scaling(config.rope_scaling) or {}
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -75,7 +70,7 @@ def torch_llama(config: DecoderConfig) -> LlamaForCausalLM:
 def angles_of(config: DecoderConfig, positions: jax.Array, layer: int = 0) -> tuple[jax.Array, jax.Array]:
     """The cosines and sines by which one layer turns."""
     kinds = layer_kinds(config)
-    cosines, sines = rotary_angles(kinds.frequencies, positions)
+    cosines, sines = rotary_angles(kinds.frequencies, positions, kinds.amplitudes)
     return cosines[kinds.each[layer].rotation], sines[kinds.each[layer].rotation]
 
 

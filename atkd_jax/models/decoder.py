@@ -106,8 +106,8 @@ class Decoder(nnx.Module):
         return x if self.config.embed_width is None else self.project_out(x)
 
     def _angles(self, positions: jax.Array) -> Angles | None:
-        frequencies = layer_kinds(self.config).frequencies
-        return None if frequencies is None else rotary_angles(frequencies, positions)
+        kinds = layer_kinds(self.config)
+        return None if kinds.frequencies is None else rotary_angles(kinds.frequencies, positions, kinds.amplitudes)
 
     def _scanned(self) -> tuple[nnx.GraphDef, tuple[Any, LayerKind | None]]:
         """Return the layers' structure, and what a scan takes apart: weights, and kinds where they differ."""

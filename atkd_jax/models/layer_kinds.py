@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from atkd_jax.models.config import DecoderConfig
+from atkd_jax.models.rope_scaling import YarnRopeScaling
 from atkd_jax.models.rotary import rotary_frequencies
 
 # A window that no row fills.
@@ -34,10 +35,12 @@ class LayerKinds(NamedTuple):
         frequencies: float32 [K, rotary_dim / 2], the different ways in which layers turn positions; a layer without
             positions turns by 0. None where the model has no rotary embedding.
         each: a kind per layer, of plain numbers.
+        amplitudes: float32 [K], what those ways multiply a head by; None where it is 1 in all of them.
     """
 
     frequencies: np.ndarray | None
     each: tuple[LayerKind, ...]
+    amplitudes: np.ndarray | None = None
 
     def shared(self) -> LayerKind | None:
         """Return the kind of every layer, or None where they differ."""
@@ -60,13 +63,17 @@ def layer_kinds(config: DecoderConfig) -> LayerKinds:
     if config.positions != "rotary":
         return LayerKinds(None, tuple(LayerKind(0, window) for window in windows))
 
-    def frequencies(is_windowed: bool, is_rotary: bool) -> np.ndarray:
+    def way(is_windowed: bool, is_rotary: bool) -> np.ndarray:
         is_local = is_windowed and config.local_rope_theta is not None
         theta = config.local_rope_theta if is_local and config.local_rope_theta else config.rope_theta
-        turning = rotary_frequencies(config, theta=theta, scaling=None if is_local else config.rope_scaling)
-        return turning if is_rotary else np.zeros_like(turning)
+        scaling = None if is_local else config.rope_scaling
+        turning = rotary_frequencies(config, theta=theta, scaling=scaling)
+        amplitude = scaling.amplitude if is_rotary and isinstance(scaling, YarnRopeScaling) else 1.0
+        return np.append(turning if is_rotary else np.zeros_like(turning), np.float32(amplitude))
 
-    rows = [frequencies(*each) for each in zip(windowed, rotary, strict=True)]
+    rows = [way(*each) for each in zip(windowed, rotary, strict=True)]
     distinct, rotations = np.unique(np.stack(rows), axis=0, return_inverse=True)
     rotations = [int(number) for number in rotations.reshape(-1)]
-    return LayerKinds(distinct, tuple(LayerKind(*each) for each in zip(rotations, windows, strict=True)))
+    each = tuple(LayerKind(*kind) for kind in zip(rotations, windows, strict=True))
+    amplitudes = distinct[:, -1] if (distinct[:, -1] != 1).any() else None
+    return LayerKinds(distinct[:, :-1], each, amplitudes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from atkd_jax.errors import InputError
@@ -10,6 +11,13 @@ from atkd_jax.errors import InputError
 def _check_factor(factor: float) -> None:
     if not factor >= 1:
         raise InputError(f"rope_scaling: factor must be at least 1, got {factor}; give 1 for no scaling.")
+
+
+def _check_length(original_max_position: int) -> None:
+    if original_max_position < 1:
+        raise InputError(
+            f"rope_scaling: original_max_position must be at least 1, got {original_max_position}; correct it."
+        )
 
 
 @dataclass(frozen=True)
@@ -42,10 +50,43 @@ class Llama3RopeScaling:
                 "rope_scaling: low_freq_factor must be positive and below high_freq_factor, got "
                 f"{self.low_freq_factor} and {self.high_freq_factor}; exchange or correct them."
             )
-        if self.original_max_position < 1:
+        _check_length(self.original_max_position)
+
+
+@dataclass(frozen=True)
+class YarnRopeScaling:
+    """YaRN (Peng et al., 2023, arXiv 2309.00071), with which Qwen's models reach beyond the length of their training.
+
+    Pairs that turn more than `beta_fast` times within `original_max_position` stay, those that turn fewer than
+    `beta_slow` times are divided by `factor`, and those between are interpolated by their number. What is turned is
+    multiplied by `amplitude`, so that scores grow by its square.
+
+    Attributes:
+        whole_pairs: whether the first and the last pair of the interpolation are rounded outwards.
+    """
+
+    factor: float
+    original_max_position: int
+    amplitude: float
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    whole_pairs: bool = True
+
+    def __post_init__(self):
+        _check_factor(self.factor)
+        _check_length(self.original_max_position)
+        if not 0 < self.beta_slow < self.beta_fast:
             raise InputError(
-                f"rope_scaling: original_max_position must be at least 1, got {self.original_max_position}; correct it."
+                f"rope_scaling: beta_slow must be positive and below beta_fast, got {self.beta_slow} and "
+                f"{self.beta_fast}; exchange or correct them."
             )
+        if not self.amplitude > 0:
+            raise InputError(f"rope_scaling: amplitude must be above 0, got {self.amplitude}; give 1 for no change.")
 
 
-RopeScaling = LinearRopeScaling | Llama3RopeScaling
+def yarn_amplitude(factor: float, scale: float = 1.0) -> float:
+    """Return the amplitude that YaRN recommends, 1 + 0.1 scale log(factor)."""
+    return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+RopeScaling = LinearRopeScaling | Llama3RopeScaling | YarnRopeScaling

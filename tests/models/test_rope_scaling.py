@@ -1,7 +1,7 @@
 import pytest
 
 from atkd_jax.errors import InputError
-from atkd_jax.models import LinearRopeScaling, Llama3RopeScaling
+from atkd_jax.models import LinearRopeScaling, Llama3RopeScaling, YarnRopeScaling
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,17 @@ def test_rope_scaling_that_does_not_fit_is_refused(numbers, sentence):
 def test_a_linear_factor_below_1_is_refused():
     with pytest.raises(InputError, match=r"factor must be at least 1, got 0\.9"):
         LinearRopeScaling(0.9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"factor": 0.5}, "factor must be at least 1, got 0.5"),
+        ({"original_max_position": 0}, "original_max_position must be at least 1, got 0"),
+        ({"beta_slow": 40.0}, r"beta_slow must be positive and below beta_fast, got 40\.0 and 32\.0"),
+        ({"amplitude": 0.0}, r"amplitude must be above 0, got 0\.0"),
+    ],
+)
+def test_yarn_that_does_not_fit_is_refused(changes, sentence):
+    with pytest.raises(InputError, match=sentence):
+        YarnRopeScaling(**({"factor": 4.0, "original_max_position": 32, "amplitude": 1.1} | changes))

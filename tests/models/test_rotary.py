@@ -7,7 +7,7 @@ import torch
 from llama_oracle import GROUPED, angles_of, torch_llama
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from atkd_jax.models import LinearRopeScaling, Llama3RopeScaling
+from atkd_jax.models import LinearRopeScaling, Llama3RopeScaling, YarnRopeScaling
 from atkd_jax.models.rotary import rotary_frequencies, rotate
 
 SCALING = Llama3RopeScaling(factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position=64)
@@ -15,6 +15,10 @@ CONFIGS = [
     dataclasses.replace(GROUPED, num_layers=1, head_dim=64, rope_theta=100_000.0),
     dataclasses.replace(GROUPED, num_layers=1, head_dim=64, rope_theta=500_000.0, rope_scaling=SCALING),
     dataclasses.replace(GROUPED, num_layers=1, head_dim=64, rope_scaling=LinearRopeScaling(8.0)),
+    dataclasses.replace(GROUPED, num_layers=1, head_dim=64, rope_scaling=YarnRopeScaling(4.0, 64, 1.14)),
+    dataclasses.replace(
+        GROUPED, num_layers=1, head_dim=64, rope_scaling=YarnRopeScaling(8.0, 512, 1.5, 16.0, 2.0, whole_pairs=False)
+    ),
 ]
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from atkd_jax.errors import InputError
 from atkd_jax.interop.families.family import Fields
-from atkd_jax.models import DecoderConfig, LinearRopeScaling, Llama3RopeScaling
+from atkd_jax.models import DecoderConfig, LinearRopeScaling, Llama3RopeScaling, RopeScaling, YarnRopeScaling
+from atkd_jax.models.rope_scaling import yarn_amplitude
 
 DEFAULT_THETA = 10_000.0
 
@@ -35,7 +36,7 @@ def read_theta(raw: Mapping[str, Any], rope: Mapping[str, Any], *, key: str, def
     return default
 
 
-def read_scaling(raw: Mapping[str, Any], rope: Mapping[str, Any]) -> LinearRopeScaling | Llama3RopeScaling | None:
+def read_scaling(raw: Mapping[str, Any], rope: Mapping[str, Any]) -> RopeScaling | None:
     """Return how the frequencies are slowed down.
 
     Raises:
@@ -47,22 +48,47 @@ def read_scaling(raw: Mapping[str, Any], rope: Mapping[str, Any]) -> LinearRopeS
         case "linear":
             return LinearRopeScaling(_number(rope, "factor"))
         case "llama3":
-            # transformers' own rule for a file that does not say at which length the model was trained first.
-            original = {"original_max_position_embeddings": raw.get("max_position_embeddings")} | dict(rope)
             return Llama3RopeScaling(
                 factor=_number(rope, "factor"),
                 low_freq_factor=_number(rope, "low_freq_factor"),
                 high_freq_factor=_number(rope, "high_freq_factor"),
-                original_max_position=int(_number(original, "original_max_position_embeddings")),
+                original_max_position=_original_length(raw, rope),
             )
+        case "yarn":
+            return _read_yarn(raw, rope)
         case kind:
             raise InputError(
-                "must turn heads by rotary embedding of type default, linear or llama3, the ones computed here, but "
-                f"has type {kind!r}; choose another model."
+                "must turn heads by rotary embedding of type default, linear, llama3 or yarn, the ones computed here, "
+                f"but has type {kind!r}; choose another model."
             )
 
 
-def write_scaling(scaling: LinearRopeScaling | Llama3RopeScaling | None) -> dict[str, Any] | None:
+def _original_length(raw: Mapping[str, Any], rope: Mapping[str, Any]) -> int:
+    key = "original_max_position_embeddings"
+    # transformers' own rule for a file that does not say at which length the model was trained first.
+    return int(_number({key: raw.get("max_position_embeddings")} | dict(rope), key))
+
+
+def _read_yarn(raw: Mapping[str, Any], rope: Mapping[str, Any]) -> YarnRopeScaling:
+    original = _original_length(raw, rope)
+    if rope.get("factor") is None:
+        factor = _number(raw, "max_position_embeddings") / original
+    else:
+        factor = _number(rope, "factor")
+    if rope.get("attention_factor") is not None:
+        amplitude = _number(rope, "attention_factor")
+    elif rope.get("mscale") and rope.get("mscale_all_dim"):
+        scales = (_number(rope, name) for name in ("mscale", "mscale_all_dim"))
+        above, below = (yarn_amplitude(factor, scale) for scale in scales)
+        amplitude = above / below
+    else:
+        amplitude = yarn_amplitude(factor)
+    # Null and 0 mean the defaults.
+    fast, slow = (_number(rope, key) if rope.get(key) else None for key in ("beta_fast", "beta_slow"))
+    return YarnRopeScaling(factor, original, amplitude, fast or 32.0, slow or 1.0, bool(rope.get("truncate", True)))
+
+
+def write_scaling(scaling: RopeScaling | None) -> dict[str, Any] | None:
     """Return the object at `rope_scaling`, in the old spelling, which every reader knows."""
     match scaling:
         case LinearRopeScaling():
@@ -74,6 +100,16 @@ def write_scaling(scaling: LinearRopeScaling | Llama3RopeScaling | None) -> dict
                 "low_freq_factor": scaling.low_freq_factor,
                 "high_freq_factor": scaling.high_freq_factor,
                 "original_max_position_embeddings": scaling.original_max_position,
+            }
+        case YarnRopeScaling():
+            return {
+                "rope_type": "yarn",
+                "factor": scaling.factor,
+                "original_max_position_embeddings": scaling.original_max_position,
+                "attention_factor": scaling.amplitude,
+                "beta_fast": scaling.beta_fast,
+                "beta_slow": scaling.beta_slow,
+                "truncate": scaling.whole_pairs,
             }
     return None
 

@@ -1,10 +1,13 @@
+import math
+
 import pytest
 
 from atkd_jax.errors import InputError
 from atkd_jax.interop.families.rotary import rotary_fields
-from atkd_jax.models import LinearRopeScaling, Llama3RopeScaling
+from atkd_jax.models import LinearRopeScaling, Llama3RopeScaling, YarnRopeScaling
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
 SCALING = Llama3RopeScaling(8.0, 1.0, 4.0, 8192)
 ROTARY = rotary_fields()
 
@@ -25,6 +28,18 @@ def read(raw: dict) -> dict:
         ({"rope_theta": 7.0, "rope_scaling": {"type": "llama3", **LLAMA3}}, 7.0, SCALING),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 9.0, **LLAMA3}, "rope_theta": 1.0}, 9.0, SCALING),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, 10_000.0, LinearRopeScaling(2.0)),
+        ({"rope_scaling": YARN | {"attention_factor": 1.5}}, 10_000.0, YarnRopeScaling(4.0, 32768, 1.5)),
+        ({"rope_scaling": YARN}, 10_000.0, YarnRopeScaling(4.0, 32768, 0.1 * math.log(4.0) + 1.0)),
+        (
+            {"rope_scaling": YARN | {"mscale": 2.0, "mscale_all_dim": 1.0, "beta_slow": 2, "truncate": False}},
+            10_000.0,
+            YarnRopeScaling(4.0, 32768, (0.2 * math.log(4.0) + 1) / (0.1 * math.log(4.0) + 1), 32.0, 2.0, False),
+        ),
+        (
+            {"rope_scaling": YARN | {"factor": None, "attention_factor": 1.0}, "max_position_embeddings": 65536},
+            10_000.0,
+            YarnRopeScaling(2.0, 32768, 1.0),
+        ),
     ],
 )
 def test_both_spellings_are_read(raw, theta, scaling):
@@ -34,7 +49,11 @@ def test_both_spellings_are_read(raw, theta, scaling):
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
-        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "of type default, linear or llama3, .* type 'yarn'"),
+        (
+            {"rope_scaling": {"type": "longrope", "factor": 2.0}},
+            "of type default, linear, llama3 or yarn, .* type 'longrope'",
+        ),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "a number at original_max_position_embeddings"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "must have a number at low_freq_factor"),
         ({"rope_theta": "7"}, "must have a number at rope_theta"),
         ({"rope_scaling": "llama3"}, "must have an object at rope_parameters, but has 'llama3'"),
