@@ -33,6 +33,18 @@ SHAPE = {
     "bos_token_id": None,
     "eos_token_id": None,
 }
+# What families of LLaMA's kind have in common, each switch the other way.
+OTHERWISE = {
+    "num_key_value_heads": 4,
+    "hidden_act": "gelu_pytorch_tanh",
+    "tie_word_embeddings": True,
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "rope_theta": 50_000.0,
+        "original_max_position_embeddings": 16,
+    },
+}
 
 
 @dataclass(frozen=True)

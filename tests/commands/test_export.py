@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -19,6 +22,8 @@ from atkd_jax.interop.gguf_conversion import convert_gguf
 from atkd_jax.training.run import train
 
 from .conftest import tiny_config, written
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def test_the_exported_student_is_the_checkpoints(trained, trained_words, tiny_teacher_directory, capsys):
@@ -144,3 +149,18 @@ def test_the_teachers_way_of_sampling_is_kept(tmp_path):
     path = tmp_path / "generation_config.json"
     path.write_text(json.dumps({"eos_token_id": 2, "temperature": 0.2, "transformers_version": "4.1"}))
     assert generation_settings(tmp_path) == {"eos_token_id": 2, "temperature": 0.2}
+
+
+@pytest.mark.slow
+def test_one_device_exports_what_eight_have_trained(tiny_teacher_directory, tmp_path):
+    """Without the accelerators: a process with one CPU device reads a checkpoint that was split over eight."""
+    changes = {"mesh": {"fsdp": 4, "tensor": 2}, "training": {"steps": 1, "batch_size": 8}}
+    config = tiny_config(tiny_teacher_directory, tmp_path, **changes)
+    state = train(config, console=Console(quiet=True)).state
+    assert len(jax.tree.leaves(state.params)[0].sharding.device_set) == 8
+    command = [sys.executable, str(ROOT / "launch.py"), "export", *written(config, tmp_path)]
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    exported = load_model(config.run_dir / "student")
+    for ours, trained in zip(jax.tree.leaves(nnx.state(exported)), jax.tree.leaves(state.params), strict=True):
+        np.testing.assert_array_equal(ours, np.asarray(trained))

@@ -70,3 +70,27 @@ def test_refused_input_leaves_the_run_as_it_was(words, tmp_path, capsys):
     assert main([*words, "--training.steps=1", f"--run_dir={tmp_path / 'new'}"]) == 2
     assert "pairs.jsonl line 2" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "shrunk", "said"),
+    [
+        ("lora", ["--student.layers=2", "--student.lora.rank=2"], None),
+        ("quantized_teacher", ["--student.layers=2"], "The teacher is stored in int8"),
+        (
+            "width_pruned",
+            ["--student.layers=2", "--student.mlp_width=24", "--student.kv_heads=1", "--student.calibration_batches=2"],
+            "the student keeps 2 of 4 layers",
+        ),
+    ],
+)
+def test_shipped_configs_of_students_and_teachers_train(name, shrunk, said, words, tmp_path, capsys):
+    """Each as it is, but for the sizes of the models and of the data."""
+    config = str(ROOT / "configs" / f"{name}.yaml")
+    own = [word for word in words if not word.startswith("--student.layers")]
+    assert main([*own, "--config", config, *shrunk, "--training.steps=3", "--optimizer.warmup_steps=0"]) == 0
+    lines = read_metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert said is None or said in " ".join(capsys.readouterr().out.split())

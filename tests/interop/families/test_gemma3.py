@@ -11,7 +11,13 @@ class TestGemma3(FamilyChecks):
     family = GEMMA3
     fullest = "slowed down"
     cases: ClassVar = {
-        "two windows to a whole": Case("Gemma3TextConfig", GEMMA | {"sliding_window_pattern": 3}),
+        "two windows to a whole": Case(
+            "Gemma3TextConfig",
+            GEMMA
+            | {"sliding_window_pattern": 3, "attention_bias": True, "tie_word_embeddings": False}
+            | {"num_key_value_heads": 4, "head_dim": 8, "query_pre_attn_scalar": 16, "sliding_window": 7}
+            | {"hidden_activation": "gelu", "rope_local_base_freq": 5000.0},
+        ),
         "slowed down": Case(
             "Gemma3TextConfig",
             GEMMA

@@ -20,6 +20,6 @@ class TestGPTNeoX(FamilyChecks):
             "GPTNeoXConfig",
             NEOX_SHAPE
             | {"use_parallel_residual": False, "attention_bias": False, "hidden_act": "gelu_fast"}
-            | {"rope_parameters": rope(1.0), "tie_word_embeddings": True},
+            | {"rope_parameters": rope(1.0) | {"rope_type": "linear", "factor": 4.0}, "tie_word_embeddings": True},
         ),
     }

@@ -20,7 +20,7 @@ class TestLlama(FamilyChecks):
     family = LLAMA
     fullest = "biases"
     cases: ClassVar = {
-        "wide heads": Case("LlamaConfig", SHAPE | {"head_dim": 12}),
+        "wide heads": Case("LlamaConfig", SHAPE | {"head_dim": 12, "num_key_value_heads": 4, "hidden_act": "gelu"}),
         "biases": Case("LlamaConfig", SHAPE | {"attention_bias": True, "mlp_bias": True}),
         "3.1, tied": Case("LlamaConfig", SHAPE | {"rope_parameters": LLAMA3, "tie_word_embeddings": True}),
         "slowed down evenly": Case("LlamaConfig", SHAPE | {"rope_parameters": LINEAR}),

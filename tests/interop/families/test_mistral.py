@@ -1,6 +1,6 @@
 from typing import ClassVar
 
-from family_checks import SHAPE, Case, FamilyChecks
+from family_checks import OTHERWISE, SHAPE, Case, FamilyChecks
 
 from atkd_jax.interop.families.mistral import MISTRAL
 
@@ -10,5 +10,5 @@ class TestMistral(FamilyChecks):
     fullest = "windows"
     cases: ClassVar = {
         "windows": Case("MistralConfig", SHAPE | {"head_dim": 12, "sliding_window": 5}),
-        "no window": Case("MistralConfig", SHAPE | {"sliding_window": None}),
+        "no window": Case("MistralConfig", SHAPE | OTHERWISE | {"sliding_window": None}),
     }

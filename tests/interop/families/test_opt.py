@@ -21,6 +21,8 @@ class TestOPT(FamilyChecks):
         ),
         "no biases and no final norm": Case(
             "OPTConfig",
-            OPT_SHAPE | {"enable_bias": False, "_remove_final_layer_norm": True, "activation_function": "gelu"},
+            OPT_SHAPE
+            | {"enable_bias": False, "_remove_final_layer_norm": True, "activation_function": "gelu"}
+            | {"tie_word_embeddings": False},
         ),
     }

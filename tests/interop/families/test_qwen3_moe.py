@@ -1,6 +1,6 @@
 from typing import ClassVar
 
-from family_checks import SHAPE, Case, FamilyChecks
+from family_checks import OTHERWISE, SHAPE, Case, FamilyChecks
 
 from atkd_jax.interop.families.qwen3_moe import QWEN3_MOE
 
@@ -11,7 +11,10 @@ class TestQwen3MoE(FamilyChecks):
     family = QWEN3_MOE
     fullest = "biases and windows"
     cases: ClassVar = {
-        "weights that sum to 1": Case("Qwen3MoeConfig", EXPERTS | {"num_experts_per_tok": 3, "norm_topk_prob": True}),
+        "weights that sum to 1": Case(
+            "Qwen3MoeConfig",
+            EXPERTS | OTHERWISE | {"num_experts": 6, "head_dim": 8, "num_experts_per_tok": 3, "norm_topk_prob": True},
+        ),
         "biases and windows": Case(
             "Qwen3MoeConfig",
             EXPERTS
