@@ -17,89 +17,8 @@ from atkd_jax.config_machines import DistributedConfig, MeshConfig, ProfileConfi
 from atkd_jax.config_neighbours import AnswersConfig, ImagesConfig, InstanceWeightingConfig, TokenSimilarityConfig
 from atkd_jax.config_node import Dtype, Node, UserPath
 from atkd_jax.config_rollout import RolloutConfig
+from atkd_jax.config_student import StudentConfig
 from atkd_jax.config_teacher import TeacherConfig
-
-_LORA_TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
-
-
-class LoraConfig(Node):
-    """Adapters of low rank beside the student's frozen weights; only they are trained and saved."""
-
-    rank: int | None = Field(default=None, ge=1, description="Of the adapters; none trains all weights instead.")
-    alpha: float = Field(default=16.0, gt=0, description="An adapter's product is multiplied by alpha / rank.")
-    targets: tuple[str, ...] = Field(
-        default=_LORA_TARGETS, description=f"The products that get one: {', '.join(_LORA_TARGETS)}."
-    )
-
-    @model_validator(mode="after")
-    def _has_targets(self) -> LoraConfig:
-        is_known = set(self.targets) <= set(_LORA_TARGETS)
-        if not self.targets or not is_known or len(set(self.targets)) < len(self.targets):
-            raise ValueError(
-                f"student.lora.targets must be some of {', '.join(_LORA_TARGETS)}, each once, but "
-                f"{list(self.targets)} came"
-            )
-        return self
-
-
-class StudentConfig(Node):
-    """The model that learns, and where it starts."""
-
-    init: Literal["prune", "directory", "scratch"] = Field(
-        default="prune", description="A pruned copy of the teacher, a directory's weights, or random weights."
-    )
-    layers: int | None = Field(default=None, ge=1, description="prune: how many layers to keep.")
-    layer_choice: Literal["even", "block_influence"] = Field(
-        default="even",
-        description="prune: evenly spaced layers, both ends kept, or those that change their input most.",
-    )
-    keep_layers: tuple[int, ...] = Field(default=(), description="prune: the layers to keep, by number from 0.")
-    mlp_width: int | None = Field(
-        default=None, ge=1, description="prune: how many units of each MLP to keep, the most active ones."
-    )
-    kv_heads: int | None = Field(
-        default=None, ge=1, description="prune: how many key-value heads to keep in each layer, with their query heads."
-    )
-    calibration_batches: int = Field(
-        default=1,
-        ge=1,
-        description="prune: batches of the training data on which layers, units and heads are measured.",
-    )
-    directory: UserPath | None = Field(
-        default=None, description="directory: a Hugging Face directory, or a hub id, to start from."
-    )
-    size: str | None = Field(default=None, description="scratch: a name in the table of sizes.")
-    lora: LoraConfig = LoraConfig()
-
-    @property
-    def needs_measuring(self) -> bool:
-        """Whether what is kept of the teacher depends on data."""
-        by_influence = self.layers is not None and self.layer_choice == "block_influence"
-        return self.init == "prune" and (by_influence or self.mlp_width is not None or self.kv_heads is not None)
-
-    @model_validator(mode="after")
-    def _is_complete(self) -> StudentConfig:
-        by_width = self.mlp_width is not None or self.kv_heads is not None
-        needed = {
-            "prune": bool(self.layers) != bool(self.keep_layers) or (by_width and not self.layers),
-            "directory": self.directory is not None,
-            "scratch": self.size is not None,
-        }
-        fields = {
-            "prune": "exactly one of student.layers and student.keep_layers",
-            "directory": "student.directory",
-            "scratch": "student.size",
-        }
-        if not needed[self.init]:
-            raise ValueError(f"student.init={self.init} needs {fields[self.init]} to be set")
-        if self.layer_choice == "block_influence" and not self.layers:
-            raise ValueError("student.layer_choice=block_influence needs student.layers, the number to keep, to be set")
-        if any(number < 0 for number in self.keep_layers) or list(self.keep_layers) != sorted(set(self.keep_layers)):
-            raise ValueError(
-                "student.keep_layers must be layer numbers from 0, ascending, each once, "
-                f"but {list(self.keep_layers)} came"
-            )
-        return self
 
 
 class DataConfig(Node):
@@ -140,6 +59,7 @@ class ObjectiveConfig(Node):
         "skewed_forward_kl",
         "skewed_reverse_kl",
         "cross_entropy",
+        "universal_logit",
         "minillm_paper",
         "minillm_lmops",
     ] = Field(default="atkd", description="The loss.")
@@ -184,6 +104,14 @@ class ObjectiveConfig(Node):
     )
     instance_weighting: InstanceWeightingConfig = InstanceWeightingConfig()
     token_similarity: TokenSimilarityConfig = TokenSimilarityConfig()
+    universal_logit_weight: float = Field(
+        default=1.5, ge=0, description="universal_logit: lambda of CE + lambda times the distance."
+    )
+
+    @property
+    def pairs_tokens(self) -> bool:
+        """Whether student and teacher each read the text in their own tokens."""
+        return self.name == "universal_logit"
 
     @model_validator(mode="after")
     def _has_one_divergence(self) -> ObjectiveConfig:
@@ -198,20 +126,28 @@ class ObjectiveConfig(Node):
     def _goes_with_its_name(self) -> ObjectiveConfig:
         self.instance_weighting.require_place_in(self.name, cross_entropy_weight=self.cross_entropy_weight)
         self.token_similarity.require_place_in(self.name, temperature=self.temperature, adaptive=self.adaptive)
-        if self.name.startswith("minillm") and self.cross_entropy_weight:
+        if (self.name.startswith("minillm") or self.pairs_tokens) and self.cross_entropy_weight:
             raise ValueError(
                 f"objective.name={self.name} has a loss of its own on the data's text, but "
                 f"objective.cross_entropy_weight={self.cross_entropy_weight}; leave it at 0"
             )
         if self.tokens != "all" and (
-            self.adaptive or self.name == "atkd" or self.name.startswith("minillm") or self.instance_weighting.is_on
+            self.adaptive
+            or self.name in ("atkd", "universal_logit")
+            or self.name.startswith("minillm")
+            or self.instance_weighting.is_on
         ):
             raise ValueError(
                 f"objective.tokens={self.tokens} leaves tokens out of a plain divergence, but objective.name="
                 f"{self.name} or another setting weighs tokens by itself; name a plain divergence, or leave tokens at "
                 "all"
             )
-        if self.adaptive and self.name in ("decoupled_kd", "uncertainty_weighted_kl", "cross_entropy"):
+        if self.adaptive and self.name in (
+            "decoupled_kd",
+            "uncertainty_weighted_kl",
+            "cross_entropy",
+            "universal_logit",
+        ):
             raise ValueError(
                 f"objective.adaptive=true puts ATKD's gate on a divergence, but objective.name={self.name} is none; "
                 "name a divergence, or leave adaptive out"
@@ -348,6 +284,24 @@ class Config(Node):
                 f"objective.name={self.objective.name} weighs text by the probability that it was drawn with, so that "
                 f"it must be drawn anew and from whole distributions, but rollout has {given}; leave them as they are"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_two_tokenizers_for_its_objective(self) -> Config:
+        if not self.objective.pairs_tokens:
+            return self
+        given = {
+            "student.init": (self.student.init, "directory"),
+            "rollout.author": (self.rollout.author, "data"),
+            "teacher.cache": (self.teacher.cache, None),
+            "training.validate_every_steps": (self.training.validate_every_steps, None),
+        }
+        for name, (value, needed) in given.items():
+            if value != needed:
+                raise ValueError(
+                    f"objective.name={self.objective.name} is for a student with a tokenizer of its own and a live "
+                    f"teacher of the data's text, but {name}={value}; set it to {needed or 'null'}"
+                )
         return self
 
     @model_validator(mode="after")

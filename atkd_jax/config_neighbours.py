@@ -43,7 +43,7 @@ class InstanceWeightingConfig(Node):
 
     def require_place_in(self, name: str, *, cross_entropy_weight: float) -> None:
         """Raises ValueError where the objective of that name has no room for the weights."""
-        if self.is_on and (name == "cross_entropy" or name.startswith("minillm")):
+        if self.is_on and (name in ("cross_entropy", "universal_logit") or name.startswith("minillm")):
             raise ValueError(
                 f"objective.instance_weighting weighs a divergence against the data's cross-entropy, but objective.name"
                 f"={name} is none; name a divergence or atkd, or leave k_start and k_end out"

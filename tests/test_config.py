@@ -3,7 +3,7 @@ from pathlib import Path
 import pydantic
 import pytest
 
-from atkd_jax.config import CheckpointConfig, Config, OptimizerConfig, StudentConfig, TrainingConfig
+from atkd_jax.config import CheckpointConfig, Config, OptimizerConfig, TrainingConfig
 from atkd_jax.config_fields import dotted_fields, group_of
 
 
@@ -24,29 +24,6 @@ def test_every_group_is_described():
 def test_a_config_cannot_be_changed():
     with pytest.raises(pydantic.ValidationError, match="frozen"):
         Config().seed = 1  # pyright: ignore[reportAttributeAccessIssue]  # the point of the test
-
-
-@pytest.mark.parametrize(
-    ("values", "needed"),
-    [
-        ({"init": "prune"}, "exactly one of student.layers and student.keep_layers"),
-        (
-            {"init": "prune", "layers": 2, "keep_layers": (0, 1)},
-            "exactly one of student.layers and student.keep_layers",
-        ),
-        ({"init": "directory"}, "student.directory"),
-        ({"init": "scratch"}, "student.size"),
-    ],
-)
-def test_a_student_needs_what_its_start_needs(values, needed):
-    with pytest.raises(pydantic.ValidationError, match=f"student.init={values['init']} needs {needed} to be set"):
-        StudentConfig(**values)
-
-
-@pytest.mark.parametrize("layers", [(1, 0), (0, 0), (-1, 2)])
-def test_kept_layers_ascend_from_zero(layers):
-    with pytest.raises(pydantic.ValidationError, match="from 0, ascending, each once, but"):
-        StudentConfig(keep_layers=layers)
 
 
 def test_microbatches_divide_the_batch():
@@ -92,6 +69,35 @@ def test_a_path_may_begin_with_the_home_directory(monkeypatch):
             "it must be drawn anew and from whole distributions",
         ),
         ({"objective": {"name": "minillm_paper", "cross_entropy_weight": 0.1}}, "has a loss of its own on the data's"),
+        (
+            {"objective": {"name": "universal_logit", "cross_entropy_weight": 0.1}},
+            "has a loss of its own on the data's text",
+        ),
+        (
+            {"objective": {"name": "universal_logit", "adaptive": True}},
+            r"objective\.name=universal_logit is none; name",
+        ),
+        (
+            {"objective": {"name": "universal_logit"}},
+            r"is for a student with a tokenizer of its own and a live .*, but student\.init=prune; set it to dir",
+        ),
+        (
+            {
+                "objective": {"name": "universal_logit"},
+                "student": {"init": "directory", "directory": "small"},
+                "rollout": {"author": "student"},
+                "data": {"packing": False},
+            },
+            r"but rollout\.author=student; set it to data",
+        ),
+        (
+            {
+                "objective": {"name": "universal_logit"},
+                "student": {"init": "directory", "directory": "small"},
+                "training": {"validate_every_steps": 5},
+            },
+            r"but training\.validate_every_steps=5; set it to null",
+        ),
         ({"objective": {"name": "cross_entropy", "adaptive": True}}, r"objective\.name=cross_entropy is none; name a"),
     ],
 )

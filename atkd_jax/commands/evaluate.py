@@ -23,6 +23,7 @@ from atkd_jax.commands.student import read_trained_student, student_at_start
 from atkd_jax.commands.verbs import EvaluateOptions
 from atkd_jax.config import Config
 from atkd_jax.data import EvaluationBatches, Examples, evaluation_batches, open_source, spaced_examples
+from atkd_jax.errors import InputError
 from atkd_jax.evaluation import (
     Report,
     Sample,
@@ -52,6 +53,12 @@ def run(options: EvaluateOptions) -> None:
     if options.judge:
         check_judge(options.settings)
     config = join(options.settings)
+    if config.objective.pairs_tokens:
+        raise InputError(
+            f"evaluate: compares models token by token, but objective.name={config.objective.name} is for models with "
+            "tokenizers of their own, and no divergence exists between models with tokens of their own; export the "
+            "student, and measure it as a directory."
+        )
     console = Console(quiet=jax.process_index() != 0)
     if config.answers.source is not None:
         evaluate_scorers(config, console=console)

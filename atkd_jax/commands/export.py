@@ -15,7 +15,8 @@ from atkd_jax.commands.scorers import export_scorer
 from atkd_jax.commands.student import base_of_adapters, read_trained_student
 from atkd_jax.commands.verbs import ExportOptions
 from atkd_jax.commands.verify_export import require_torch, verify_adapter, verify_export
-from atkd_jax.config import Config, StudentConfig
+from atkd_jax.config import Config
+from atkd_jax.config_student import StudentConfig
 from atkd_jax.errors import InputError
 from atkd_jax.interop import (
     KNOWN_MODELS,
@@ -27,6 +28,7 @@ from atkd_jax.interop import (
     model_card,
 )
 from atkd_jax.models import Decoder, merge_adapters
+from atkd_jax.training.student import student_directory, student_tokenizer
 
 
 def run(options: ExportOptions) -> None:
@@ -39,9 +41,11 @@ def run(options: ExportOptions) -> None:
     _check(options, as_adapter=as_adapter)
     teacher = fetch_model(config.teacher.model, cache_dir=config.cache_dir, report=print)
     student, step = read_trained_student(config, teacher_directory=teacher, step=options.step)
-    tokenizer, card = load_tokenizer(teacher), student_card(config, step=step)
+    tokenizer, card = student_tokenizer(config, load_tokenizer(teacher)), student_card(config, step=step)
+    # How a model is sampled from goes with its tokens.
+    origin = student_directory(config.student, cache_dir=config.cache_dir) if config.objective.pairs_tokens else teacher
     if as_adapter:
-        print(_write_adapter(config, student, teacher, tokenizer, card, verify=options.verify))
+        print(_write_adapter(config, student, origin, tokenizer, card, verify=options.verify))
         return
     if config.student.lora.rank is not None:
         nnx.update(student, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), nnx.state(student)))
@@ -52,7 +56,7 @@ def run(options: ExportOptions) -> None:
         print(file)
         return
     directory = config.run_dir / "student"
-    _write(config, student, directory, teacher, tokenizer, card)
+    _write(config, student, directory, origin, tokenizer, card)
     if options.verify:
         print(verify_export(directory).sentence())
     print(directory)
@@ -70,7 +74,7 @@ def _check(options: ExportOptions, *, as_adapter: bool) -> None:
 
 
 def _write(
-    config: Config, model: Decoder, directory: Path, teacher: Path, tokenizer: PreTrainedTokenizerFast, card: str
+    config: Config, model: Decoder, directory: Path, origin: Path, tokenizer: PreTrainedTokenizerFast, card: str
 ) -> None:
     export_model(
         model,
@@ -79,18 +83,18 @@ def _write(
         dtype=jnp.dtype(config.export.dtype),
         max_shard_bytes=config.export.max_shard_bytes,
         model_card=card,
-        generation_config=generation_settings(teacher),
+        generation_config=generation_settings(origin),
     )
 
 
 def _write_adapter(
-    config: Config, student: Decoder, teacher: Path, tokenizer: PreTrainedTokenizerFast, card: str, *, verify: bool
+    config: Config, student: Decoder, origin: Path, tokenizer: PreTrainedTokenizerFast, card: str, *, verify: bool
 ) -> Path:
     """Writes the adapters; and, where they were trained beside no model of its own, what they were trained beside."""
     base = base_of_adapters(config)
     if base is None:
         base = str((config.run_dir / "adapter_base").absolute())
-        _write(config, _without_adapters(student), Path(base), teacher, tokenizer, card)
+        _write(config, _without_adapters(student), Path(base), origin, tokenizer, card)
         print(base)
     directory = config.run_dir / "adapter"
     export_adapter(student, directory, base=base, tokenizer=tokenizer, model_card=card)
@@ -108,7 +112,7 @@ def _without_adapters(student: Decoder) -> Decoder:
 
 
 def generation_settings(directory: Path) -> dict[str, Any]:
-    """How the teacher is sampled from, which its student is used to as well; empty if its directory does not say."""
+    """How a model is sampled from, which its student is used to as well; empty if its directory does not say."""
     path = directory / "generation_config.json"
     settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return {

@@ -21,6 +21,7 @@ from atkd_jax.models import Decoder, logical_axes
 from atkd_jax.sharding import make_mesh, parameter_shardings, spread
 from atkd_jax.teachers import load_teacher
 from atkd_jax.training.placement import placing_on
+from atkd_jax.training.student import student_tokenizer
 
 
 class _Writer(NamedTuple):
@@ -116,4 +117,5 @@ def _writer(options: GenerateOptions, mesh: Mesh | None) -> _Writer:
     if mesh is not None:
         graphdef, params = nnx.split(student)
         student = nnx.merge(graphdef, spread(params, parameter_shardings(mesh, logical_axes(params), params)))
-    return _Writer(student, load_tokenizer(directory), f"student of {config.run_dir} after step {step}")
+    tokenizer = student_tokenizer(config, load_tokenizer(directory))
+    return _Writer(student, tokenizer, f"student of {config.run_dir} after step {step}")

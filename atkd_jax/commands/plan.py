@@ -60,7 +60,9 @@ def model_shapes(config: Config) -> Shapes:
         )
     teacher, vocab_size = _known(config.teacher.model, config)
     if config.student.init == "directory":
-        student = _known(str(config.student.directory), config)[0]
+        student, own_size = _known(str(config.student.directory), config)
+        if config.objective.pairs_tokens:
+            return Shapes(teacher, student, own_size, vocab_size)
     else:
         student = student_config(config.student, teacher=teacher)
     return Shapes(teacher, student, vocab_size)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from atkd_jax.config import Config, LoraConfig
+from atkd_jax.config import Config
+from atkd_jax.config_student import LoraConfig
 from atkd_jax.interop import load_model, read_config
 from atkd_jax.models import Bits, Decoder, DecoderConfig, Pruning, add_adapters, quantize_in_place, split_trained
 from atkd_jax.training.calibration import read_pruning

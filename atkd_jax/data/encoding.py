@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from atkd_jax.data.examples import Examples
+from atkd_jax.data.pairing import TeacherTokens, pair_tokens
 from atkd_jax.data.templates import Template
 from atkd_jax.errors import InputError
 
@@ -26,12 +27,19 @@ class EncodedExample:
             the first token of all, which no earlier token of the example could predict.
         truncated: whether the end was cut off.
         number: of the example in the data; -1 where it is in none.
+        teacher: the example in the teacher's tokens, where it has a tokenizer of its own.
     """
 
     tokens: np.ndarray
     loss_mask: np.ndarray
     truncated: bool
     number: int = -1
+    teacher: TeacherTokens | None = None
+
+    @property
+    def length(self) -> int:
+        """The places that it takes in a row: of the longer one, where student and teacher have rows of their own."""
+        return max(len(self.tokens), 0 if self.teacher is None else len(self.teacher.tokens))
 
     @property
     def targets(self) -> np.ndarray:
@@ -41,7 +49,8 @@ class EncodedExample:
     @property
     def checksum(self) -> int:
         """A checksum of the tokens and the mask."""
-        return zlib.crc32(self.loss_mask.tobytes(), zlib.crc32(self.tokens.tobytes()))
+        own = zlib.crc32(self.loss_mask.tobytes(), zlib.crc32(self.tokens.tobytes()))
+        return own if self.teacher is None else zlib.crc32(self.teacher.tokens.tobytes(), own)
 
 
 class EncodedExamples:
@@ -60,18 +69,29 @@ class EncodedExamples:
         template: how text becomes ids.
         sequence_length: tokens in a row.
         overlong: see above.
+        teacher_template: how text becomes the teacher's ids, where it has a tokenizer of its own; then an example is as
+            long as the longer of the two, and one without a pair of targets is left out too.
 
     Raises:
         InputError: an example is too long and must not be, or every example would be dropped.
     """
 
-    def __init__(self, examples: Examples, *, template: Template, sequence_length: int, overlong: Overlong):
+    def __init__(
+        self,
+        examples: Examples,
+        *,
+        template: Template,
+        sequence_length: int,
+        overlong: Overlong,
+        teacher_template: Template | None = None,
+    ):
         if overlong not in ("truncate", "drop", "error"):
             raise InputError(f"data.overlong must be 'truncate', 'drop' or 'error', but is {overlong!r}.")
         self._examples = examples
         self._template = template
         self._sequence_length = sequence_length
         self._overlong = overlong
+        self._teacher_template = teacher_template
         self._cache: dict[int, EncodedExample | None] = {}
         self._cached_bytes = 0
         self._require_use()
@@ -85,13 +105,14 @@ class EncodedExamples:
         encoded = self._encode(index)
         if self._cached_bytes < CACHE_BYTES:
             self._cache[index] = encoded
-            self._cached_bytes += 500 if encoded is None else 500 + encoded.tokens.nbytes + encoded.loss_mask.nbytes
+            self._cached_bytes += 500 + (0 if encoded is None else 9 * encoded.length)
         return encoded
 
     def _encode(self, index: int) -> EncodedExample | None:
+        forms = [self._template, *([] if self._teacher_template is None else [self._teacher_template])]
         example = self._examples[index]
-        prompt = self._template.prompt_ids(example.prompt)
-        response = self._template.response_ids(example.response)
+        ids = [(form.prompt_ids(example.prompt), form.response_ids(example.response)) for form in forms]
+        prompt, response = max(ids, key=lambda pair: len(pair[0]) + len(pair[1]))
         length = len(prompt) + len(response)
         is_overlong = length > self._sequence_length
         if is_overlong and self._overlong == "error":
@@ -102,9 +123,16 @@ class EncodedExamples:
             )
         if is_overlong and self._overlong == "drop":
             return None
+        prompt, response = ids[0]
         tokens = np.asarray([*prompt, *response][: self._sequence_length], np.int32)
         loss_mask = np.arange(len(tokens)) >= max(len(prompt), 1)
-        return EncodedExample(tokens, loss_mask, is_overlong, index) if loss_mask.any() else None
+        teacher, has_use = None, loss_mask.any()
+        if self._teacher_template is not None:
+            teacher = pair_tokens(
+                *ids[1], prompt_tokens=len(prompt), loss_mask=loss_mask, sequence_length=self._sequence_length
+            )
+            has_use = teacher.places.any()
+        return EncodedExample(tokens, loss_mask, is_overlong, index, teacher) if has_use else None
 
     def _require_use(self) -> None:
         usable = False

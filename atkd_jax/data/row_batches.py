@@ -25,6 +25,7 @@ class RowBatches(grain.IterDataset):
         packing: whether examples share a row.
         padding_id: the id that fills a row up.
         signals: gives further arrays of a batch's rows, what a cached teacher says of them, or None.
+        teacher_padding_id: likewise for the teacher, where the examples hold its own tokens.
     """
 
     def __init__(
@@ -37,12 +38,17 @@ class RowBatches(grain.IterDataset):
         packing: bool,
         padding_id: int,
         signals: Signals | None = None,
+        teacher_padding_id: int | None = None,
     ):
         super().__init__()
         self._ordered = ordered
         self._rows = rows
         self._stream_settings = {"row_count": row_count, "sequence_length": sequence_length, "packing": packing}
-        self._batch_settings = {"sequence_length": sequence_length, "padding_id": padding_id}
+        self._batch_settings: dict[str, Any] = {
+            "sequence_length": sequence_length,
+            "padding_id": padding_id,
+            "teacher_padding_id": teacher_padding_id,
+        }
         self._signals = signals
 
     def __iter__(self) -> RowBatchesIterator:
@@ -57,7 +63,7 @@ class RowBatchesIterator(grain.DatasetIterator):
     on would skip examples without a word.
     """
 
-    def __init__(self, streams: list[RowStream], batch_settings: dict[str, int], signals: Signals | None = None):
+    def __init__(self, streams: list[RowStream], batch_settings: dict[str, Any], signals: Signals | None = None):
         super().__init__()
         self._streams = streams
         self._batch_settings = batch_settings

@@ -55,7 +55,7 @@ class RowStream:
                 continue
             self._counts += Counts(truncated=int(example.truncated))
             if self._packing:
-                closed = self._packer.add((place, example), length=len(example.tokens), position=place)
+                closed = self._packer.add((place, example), length=example.length, position=place)
             else:
                 closed = [(place, example)]
         examples = [example for _, example in closed]
@@ -84,4 +84,4 @@ class RowStream:
         example = self._example(place)
         if example is None:
             raise ValueError(f"Example {place} of row {self._row} waits in an open row, but now it is dropped.")
-        return (place, example), len(example.tokens), place
+        return (place, example), example.length, place

@@ -38,6 +38,7 @@ def training_batches(
     process_count: int = 1,
     signals: Signals | None = None,
     signals_name: str | None = None,
+    teacher_tokenizer: Any = None,
 ) -> TrainingBatches:
     """Returns an endless iterator over this process's rows of the global batches.
 
@@ -58,6 +59,7 @@ def training_batches(
         process_count: how many processes share each batch.
         signals: gives further arrays of a batch's rows: what a cached teacher says of them.
         signals_name: tells their source from others; a position that was saved with another one is refused.
+        teacher_tokenizer: the teacher's, where it reads the text in tokens of its own, see `batch_of_rows`.
 
     Raises:
         InputError: no example is of any use, one is too long and must not be, the tokenizer lacks a chat template or
@@ -85,7 +87,10 @@ def training_batches(
         batch_size, process_index=process_index, process_count=process_count, setting="training.batch_size"
     )
     form = Template(template, tokenizer)
-    encoded = EncodedExamples(examples, template=form, sequence_length=sequence_length, overlong=overlong)
+    teacher_form = None if teacher_tokenizer is None else Template(template, teacher_tokenizer)
+    encoded = EncodedExamples(
+        examples, template=form, sequence_length=sequence_length, overlong=overlong, teacher_template=teacher_form
+    )
     ordered = ShuffledEpochs(grain.MapDataset.source(encoded), seed=seed)
     batches = RowBatches(
         ordered,
@@ -95,6 +100,7 @@ def training_batches(
         packing=packing,
         padding_id=form.padding_id,
         signals=signals,
+        teacher_padding_id=None if teacher_form is None else teacher_form.padding_id,
     )
     settings = {
         "examples": len(examples),
@@ -216,4 +222,6 @@ def _checksum(encoded: EncodedExamples, order: np.ndarray) -> int:
     for number in np.linspace(0, len(encoded) - 1, num=min(len(encoded), _CHECKED_EXAMPLES)).astype(int):
         example = encoded[int(number)]
         checksum = zlib.crc32(b"" if example is None else example.tokens.tobytes(), checksum)
+        if example is not None and example.teacher is not None:
+            checksum = zlib.crc32(example.teacher.tokens.tobytes(), checksum)
     return checksum

@@ -120,5 +120,5 @@ def require_same_tokenizer(
     if found:
         raise InputError(
             f"Teacher and student must have the same tokenizer, but theirs differ in the {found}; choose a student of "
-            "the teacher's kind."
+            "the teacher's kind, or objective.name=universal_logit, for which each may have its own."
         )

@@ -1,7 +1,7 @@
 """From hidden states to one scalar: shifting, stopping gradients, weighting and averaging happen here alone."""
 
 from atkd_jax.objectives.head_loss import Heads, Tokens, head_loss, target_log_probs
-from atkd_jax.objectives.shifting import next_token_targets
+from atkd_jax.objectives.shifting import next_token_targets, paired_states
 from atkd_jax.objectives.table import make_objective
 from atkd_jax.objectives.weighting import Divergence, Objective, Weighting, weighted_sum
 
@@ -14,6 +14,7 @@ __all__ = [
     "head_loss",
     "make_objective",
     "next_token_targets",
+    "paired_states",
     "target_log_probs",
     "weighted_sum",
 ]

@@ -42,12 +42,14 @@ class Heads(NamedTuple):
         teacher: `[teacher_width, vocab]`, likewise; None where its hidden states are not there.
         vocab_size: The tokenizer's number of ids.
         softcaps: The student's and the teacher's c of c tanh(logits / c), or None.
+        teacher_vocab_size: That of the teacher's own tokenizer, where it has one.
     """
 
     student: jax.Array
     teacher: jax.Array | None
     vocab_size: int
     softcaps: tuple[float | None, float | None] = (None, None)
+    teacher_vocab_size: int | None = None
 
 
 def head_loss(
@@ -80,7 +82,8 @@ def head_loss(
     if mesh is None or mesh.size == 1:
         loss, terms = terms_of(**by_token, **by_word)
     else:
-        by_word = jax.tree.map(lambda head: even_columns(head, heads.vocab_size, mesh), by_word)
+        sizes = {"student_head": heads.vocab_size, "teacher_head": heads.teacher_vocab_size or heads.vocab_size}
+        by_word = {name: even_columns(head, sizes[name], mesh) for name, head in by_word.items()}
         split = partial(terms_of, vocab_axis=VOCAB_AXIS, token_axes=TOKENS)
         loss, terms = map_tokens(lambda own, words: split(**own, **words), mesh, tokens=by_token, heads=by_word)
     metrics = {name: weighted_sum(metric, terms) for name, metric in tokens.weighting.metrics.items()}
@@ -92,15 +95,7 @@ def _terms(
 ) -> tuple[Callable[..., Any], _Arrays, _Arrays]:
     """Returns the function that gives the loss and its terms, and its arrays by token and by word."""
     weights, divergence = tokens.weighting.loss, objective.divergence
-    settings = {
-        "divergence": divergence.name,
-        "beta": divergence.beta,
-        "alpha": divergence.alpha,
-        "student_softcap": heads.softcaps[0],
-        "vocab_size": heads.vocab_size,
-        "chunk_tokens": chunk_tokens,
-        "keep_logits": True,
-    }
+    settings = {"student_softcap": heads.softcaps[0], "vocab_size": heads.vocab_size, "chunk_tokens": chunk_tokens}
     by_token: _Arrays = {
         "student_hidden": student_hidden,
         "targets": tokens.targets,
@@ -108,13 +103,17 @@ def _terms(
         "weights": weights,
     }
     by_word: _Arrays = {"student_head": heads.student}
+    of_kind = {"divergence": divergence.name, "beta": divergence.beta, "alpha": divergence.alpha, "keep_logits": True}
     if tokens.sparse is not None:
         by_token["signal"] = tokens.sparse
-        return partial(losses.sparse_linear_weighted_sum, **settings), by_token, by_word
+        return partial(losses.sparse_linear_weighted_sum, **settings, **of_kind), by_token, by_word
     if set(weights) != {"cross_entropy"}:
         by_token["teacher_hidden"], by_word["teacher_head"] = tokens.teacher_hidden, heads.teacher
-    of_both = {"temperature": divergence.temperature, "teacher_softcap": heads.softcaps[1]}
-    return partial(losses.linear_weighted_sum, **settings, **of_both), by_token, by_word
+    settings |= {"temperature": divergence.temperature, "teacher_softcap": heads.softcaps[1]}
+    if objective.pairs_tokens:
+        settings["teacher_vocab_size"] = heads.teacher_vocab_size or heads.vocab_size
+        return partial(losses.linear_universal_logit_sum, **settings), by_token, by_word
+    return partial(losses.linear_weighted_sum, **settings, **of_kind), by_token, by_word
 
 
 def target_log_probs(

@@ -74,6 +74,17 @@ def _cross_entropy(config: ObjectiveConfig) -> Objective:
     return Objective(weighting, _of(config, "forward_kl"), needs_teacher_probability=False)
 
 
+def _universal_logit(config: ObjectiveConfig) -> Objective:
+    def weighting(_: jax.Array, mask: jax.Array, paired: jax.Array | None = None) -> Weighting:
+        paired = mask if paired is None else mask & paired
+        mean, mean_paired = mean_weights(mask), mean_weights(paired)
+        loss = {"cross_entropy": mean, "divergence": config.universal_logit_weight * mean_paired}
+        metrics = {"universal_logit": {"divergence": mean_paired}, "cross_entropy": {"cross_entropy": mean}}
+        return Weighting(loss, metrics, {"paired_share": jnp.sum(jnp.where(paired, mean, 0.0))})
+
+    return Objective(weighting, _of(config, config.name), needs_teacher_probability=False, pairs_tokens=True)
+
+
 def _parts_metrics(mean: jax.Array) -> dict[str, dict[str, jax.Array]]:
     return {
         "cross_entropy": {"cross_entropy": mean},
@@ -170,4 +181,5 @@ OBJECTIVES: dict[str, Callable[[ObjectiveConfig], Objective]] = {
     "cross_entropy": _cross_entropy,
     "decoupled_kd": _decoupled_kd,
     "uncertainty_weighted_kl": _uncertainty_weighted_kl,
+    "universal_logit": _universal_logit,
 }

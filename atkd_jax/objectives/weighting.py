@@ -32,7 +32,7 @@ class Divergence(NamedTuple):
     """Which divergence the terms are of.
 
     Attributes:
-      name: one of `losses.linear_divergence`.
+      name: one of `losses.linear_divergence`, or "universal_logit".
       beta: of generalized_jsd.
       alpha: of the skewed KLs.
       temperature: divides both models' logits.
@@ -55,6 +55,9 @@ class Objective(NamedTuple):
       needs_student_probability: whether `weighting` takes the student's log p(target) as a third argument.
       needs_examples: whether `weighting` also takes `segment_ids`, `[...]`, and `step`, the optimizer's, by name.
       on_data: what the tokens of the data's own text are learned by, where this objective is for written text alone.
+      pairs_tokens: whether the teacher reads the text in its own tokens. Then `weighting` takes, in place of anything
+        that the teacher says of the targets, where a counted token has one of the teacher's beside it, as its third
+        argument.
     """
 
     weighting: Callable[..., Weighting]
@@ -63,6 +66,7 @@ class Objective(NamedTuple):
     needs_student_probability: bool = False
     needs_examples: bool = False
     on_data: "Objective | None" = None
+    pairs_tokens: bool = False
 
 
 def mean_weights(mask: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ from atkd_jax.sharding import TOKENS, Meshes, make_meshes, parameter_shardings, 
 from atkd_jax.sharding.chips import Chip
 from atkd_jax.sharding.compiled_cost import StepCost, step_cost
 from atkd_jax.sharding.compiled_text import Instruction, Program, Run, parse_program, runs, trip_count
-from atkd_jax.training.compiled_step import jitted_train_step, require_even_batch
+from atkd_jax.training.compiled_step import batch_arrays, jitted_train_step, require_even_batch
 from atkd_jax.training.instance_threshold import Threshold, with_threshold
 from atkd_jax.training.optimizer import make_optimizer
 from atkd_jax.training.placement import state_shardings
@@ -35,6 +35,7 @@ class Shapes(NamedTuple):
     teacher: DecoderConfig
     student: DecoderConfig
     vocab_size: int
+    teacher_vocab_size: int | None = None
 
 
 class Held(NamedTuple):
@@ -153,12 +154,13 @@ def _abstract_step(config: Config, shapes: Shapes, meshes: Meshes) -> tuple[Any,
         teacher=teacher,
         optimizer=optimizer,
         vocab_size=shapes.vocab_size,
+        teacher_vocab_size=shapes.teacher_vocab_size,
         state=of_state,
         teacher_params=of_teacher,
     )
     rows = (config.training.batch_size, config.data.sequence_length)
-    integers, mask = jax.ShapeDtypeStruct(rows, jnp.int32), jax.ShapeDtypeStruct(rows, jnp.bool_)
-    batch = {"tokens": integers, "positions": integers, "segment_ids": integers, "loss_mask": mask}
+    types = {name: jnp.bool_ if name in ("loss_mask", "is_written") else jnp.int32 for name in batch_arrays(config)}
+    batch = {name: jax.ShapeDtypeStruct(rows, dtype) for name, dtype in types.items()}
     of_batch = dict.fromkeys(batch, row_sharding(meshes.student))
     held = Held(
         teacher=_on_device(teacher_params, of_teacher),

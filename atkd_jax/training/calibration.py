@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from atkd_jax.config import StudentConfig
+from atkd_jax.config_student import StudentConfig
 from atkd_jax.errors import InputError
 from atkd_jax.models import Decoder, Importance, Pruning, logical_axes, measure_importance
 from atkd_jax.sharding import Meshes, parameter_shardings, replicated, row_sharding, shard_batch, spread
@@ -29,6 +29,39 @@ def first_batches(open_batches: Callable[[], SharedBatches], *, meshes: Meshes, 
     by_rows = row_sharding(meshes.teacher)
     with closing(open_batches()) as batches:
         return [jax.device_put(shard_batch(meshes.student, batch), by_rows) for batch in islice(batches, count)]
+
+
+def pruning_of_run(
+    config: StudentConfig,
+    run_dir: Path,
+    *,
+    is_begun: bool,
+    teacher: Decoder,
+    batches: Callable[[], Sequence[Batch]],
+    mesh: Mesh,
+    report: Callable[[str], None],
+) -> tuple[Pruning | None, dict[str, object] | None]:
+    """Returns what is kept of the teacher where data choose it, and the figures behind it if it was measured just now.
+
+    A run that has begun keeps what was chosen for it then.
+
+    Args:
+        config: How much is kept.
+        run_dir: The run.
+        is_begun: Whether it has a checkpoint.
+        teacher: In float, as it was loaded.
+        batches: Gives those to measure on.
+        mesh: Where the batches live.
+        report: Is told, in a sentence, what was chosen.
+
+    Raises:
+        InputError: if the run has begun and does not say what was chosen.
+    """
+    if not config.needs_measuring:
+        return None, None
+    if is_begun:
+        return read_pruning(run_dir), None
+    return measured_pruning(config, teacher=teacher, batches=batches(), mesh=mesh, report=report)
 
 
 def measured_pruning(

@@ -19,7 +19,8 @@ from atkd_jax.training.step import make_train_step
 # A product with a gathered weight is one product. By default a TPU's compiler cuts it into one for each device's part
 # of the weight, with sums in between that it rounds: by its own estimate 1.4 times the time of OPT-6.7B on v5e:4x4.
 _TPU_OPTIONS: dict[str, str | bool] = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
-BATCH = ("tokens", "positions", "segment_ids", "loss_mask")
+_INPUTS = ("tokens", "positions", "segment_ids")
+_PAIRS = (*(f"teacher_{name}" for name in _INPUTS), "teacher_index")
 
 
 def jitted_train_step(
@@ -30,6 +31,7 @@ def jitted_train_step(
     teacher: nnx.GraphDef[Decoder] | CachedTeacher,
     optimizer: optax.GradientTransformation,
     vocab_size: int,
+    teacher_vocab_size: int | None = None,
     state: Any,
     teacher_params: Any,
     frozen: tuple[Any, ...] = (),
@@ -43,6 +45,7 @@ def jitted_train_step(
         teacher: The teacher's structure, or what is known of its cache.
         optimizer: The config's.
         vocab_size: The tokenizer's number of ids.
+        teacher_vocab_size: That of the teacher's, where it has one of its own.
         state: The tree of shardings of a state.
         teacher_params: The tree of shardings of the teacher's parameters.
         frozen: That of what stays of the student, see `models.split_trained`.
@@ -57,6 +60,7 @@ def jitted_train_step(
         ),
         optimizer=optimizer,
         vocab_size=vocab_size,
+        teacher_vocab_size=teacher_vocab_size,
         chunk_tokens=config.training.chunk_tokens,
         mesh=meshes.student,
         teacher_mesh=meshes.teacher,
@@ -64,8 +68,7 @@ def jitted_train_step(
         schedule=learning_rate_schedule(config.optimizer, steps=config.training.steps),
     )
     # A state that was read and one that was computed lie alike, so that both go through one program.
-    arrays = BATCH if not config.rollout.is_during_training else (*BATCH, "is_written")
-    arrays = (*arrays, *(teacher.names if isinstance(teacher, CachedTeacher) else ()))
+    arrays = (*batch_arrays(config), *(teacher.names if isinstance(teacher, CachedTeacher) else ()))
     batch = dict.fromkeys(arrays, row_sharding(meshes.student))
     return jax.jit(
         step,
@@ -74,6 +77,12 @@ def jitted_train_step(
         out_shardings=(state, replicated(meshes.student)),
         compiler_options=_TPU_OPTIONS if meshes.student.devices.flat[0].platform == "tpu" else None,
     )
+
+
+def batch_arrays(config: Config) -> tuple[str, ...]:
+    """Returns the names of the arrays `[rows, length]` that a step takes."""
+    written = ("is_written",) if config.rollout.is_during_training else ()
+    return (*_INPUTS, "loss_mask", *written, *(_PAIRS if config.objective.pairs_tokens else ()))
 
 
 def require_even_batch(config: Config, meshes: Meshes) -> None:

@@ -49,11 +49,12 @@ from atkd_jax.training.shared_batches import SharedBatches
 from atkd_jax.training.shared_directory import require_shared_directory, turn_on_this_host
 from atkd_jax.training.start import Start, prepare_start
 from atkd_jax.training.state import TrainState
-from atkd_jax.training.student import student_directory
+from atkd_jax.training.student import student_directory, student_tokenizer
 from atkd_jax.training.teacher_text import training_source, write_teacher_text
 from atkd_jax.training.teaching import Cached, Teaching, forget_weights, open_teaching
 from atkd_jax.training.throughput import StepCosts, step_costs
 from atkd_jax.training.validation import held_out_loss, with_validation
+from atkd_jax.training.vocabularies import Vocabularies, vocabularies
 
 
 class _Models(NamedTuple):
@@ -61,7 +62,7 @@ class _Models(NamedTuple):
     teacher_params: Any
     student_graph: nnx.GraphDef[Decoder]
     student_frozen: tuple[Any, ...]
-    vocab_size: int
+    vocabularies: Vocabularies
     student_config: DecoderConfig
     teacher_config: DecoderConfig
 
@@ -96,14 +97,14 @@ def train(
         if config.student.init == "directory":
             student_directory(config.student, cache_dir=config.cache_dir, report=report)
     teaching = open_teaching(config, meshes=meshes, report=report)
-    tokenizer, cached = teaching.loaded.tokenizer, teaching.cached
+    tokenizer, cached = student_tokenizer(config, teaching.loaded.tokenizer), teaching.cached
     write_teacher_text(config, teaching.loaded, meshes=meshes, report=report)
-    batches = open_batches(config, tokenizer, mesh, cached)
-    opened = partial(open_batches, config, tokenizer, mesh)
+    opened = partial(open_batches, config, tokenizer, mesh, teacher_tokenizer=teaching.loaded.tokenizer)
+    batches = opened(cached=cached)
     begun = teaching.start_config(config)
     start = prepare_start(begun, teaching.loaded, meshes=meshes, open_batches=opened, report=report)
     config = config if start.threshold is None else with_threshold(config, start.threshold)
-    models, state, optimizer = _prepare(config, mesh, teaching, start)
+    models, state, optimizer = _prepare(config, mesh, teaching, start, tokenizer, report)
     if cached is not None:
         # From here on no weights of the teacher are in memory.
         del teaching
@@ -130,16 +131,30 @@ def train(
         return _run(config, meshes, models, optimizer, state, batches, checkpoints, console, tokenizer)
 
 
-def open_batches(config: Config, tokenizer: Any, mesh: Mesh, cached: Cached | None = None) -> SharedBatches:
+def open_batches(
+    config: Config, tokenizer: Any, mesh: Mesh, *, teacher_tokenizer: Any = None, cached: Cached | None = None
+) -> SharedBatches:
     """Returns the run's training batches, this process's rows of each, at their beginning.
 
-    With a cache they have what the teacher says as well.
+    Args:
+        config: The run.
+        tokenizer: The student's.
+        mesh: Over which the rows are split.
+        teacher_tokenizer: The teacher's, whose ids the batches hold too where the objective pairs tokens.
+        cached: With a cache they have what the teacher says as well.
     """
-    return _open_batches(config, tokenizer, mesh, *training_source(config), cached)
+    own = teacher_tokenizer if config.objective.pairs_tokens else None
+    return _open_batches(config, tokenizer, mesh, *training_source(config), cached, own)
 
 
 def _open_batches(
-    config: Config, tokenizer: Any, mesh: Mesh, source: str, split: str, cached: Cached | None = None
+    config: Config,
+    tokenizer: Any,
+    mesh: Mesh,
+    source: str,
+    split: str,
+    cached: Cached | None = None,
+    teacher_tokenizer: Any = None,
 ) -> SharedBatches:
     with turn_on_this_host(config.cache_dir):
         examples = open_source(source, split=split, cache_dir=config.cache_dir)
@@ -157,6 +172,7 @@ def _open_batches(
         process_count=share.count,
         signals=None if cached is None else cached.open_signals(),
         signals_name=None if cached is None else cached.name,
+        teacher_tokenizer=teacher_tokenizer,
     )
     length = config.data.sequence_length
     return SharedBatches(batches, share, example_count=len(examples), sequence_length=length)
@@ -179,7 +195,7 @@ def _with_rollouts(
         student=models.student_graph,
         teacher=models.teacher_graph,
         teacher_params=models.teacher_params,
-        vocab_size=models.vocab_size,
+        vocab_size=models.vocabularies.student,
         meshes=meshes,
         batch_size=config.training.batch_size,
         steps=config.training.steps,
@@ -199,7 +215,7 @@ def _check(config: Config, meshes: Meshes) -> None:
 
 
 def _prepare(
-    config: Config, mesh: Mesh, teaching: Teaching, start: Start
+    config: Config, mesh: Mesh, teaching: Teaching, start: Start, tokenizer: Any, report: Callable[[str], None]
 ) -> tuple[_Models, TrainState, optax.GradientTransformation]:
     optimizer = make_optimizer(config.optimizer, steps=config.training.steps)
     scale = config.objective.token_similarity.scale
@@ -210,8 +226,11 @@ def _prepare(
     student_graph, student_params, frozen = split_trained(start.student)
     state = place_state(student_params, mesh=mesh, optimizer=optimizer, seed=config.seed)
     frozen = tuple(spread(each, parameter_shardings(mesh, logical_axes(each), each)) for each in frozen)
-    shapes = start.student.config, teaching.loaded.model.config
-    models = _Models(teacher_graph, teacher_params, student_graph, frozen, len(teaching.loaded.tokenizer), *shapes)
+    shapes = {"student": start.student.config, "teacher": teaching.loaded.model.config}
+    own, sentence = vocabularies(tokenizer, teaching.loaded.tokenizer, **shapes)
+    if sentence is not None:
+        report(sentence)
+    models = _Models(teacher_graph, teacher_params, student_graph, frozen, own, *shapes.values())
     return models, state, optimizer
 
 
@@ -232,7 +251,8 @@ def _run(
         student=models.student_graph,
         teacher=models.teacher_graph,
         optimizer=optimizer,
-        vocab_size=models.vocab_size,
+        vocab_size=models.vocabularies.student,
+        teacher_vocab_size=models.vocabularies.teacher,
         state=jax.tree.map(lambda array: array.sharding, state),
         teacher_params=jax.tree.map(lambda array: array.sharding, models.teacher_params),
         frozen=jax.tree.map(lambda array: array.sharding, models.student_frozen),
@@ -337,7 +357,7 @@ def _teacher_seconds(config: Config, mesh: Mesh, models: _Models) -> float:
             batch=batch,
             targets=ones,
             mask=ones > 0,
-            vocab_size=models.vocab_size,
+            vocab_size=models.vocabularies.student,
             mesh=mesh,
             with_target_log_probs=make_objective(config.objective).needs_teacher_probability,
         )

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from atkd_jax.config import Config
-from atkd_jax.interop import load_tokenizer, require_same_tokenizer
 from atkd_jax.models import Decoder, Pruning
 from atkd_jax.sharding import Meshes
 from atkd_jax.teachers import LoadedTeacher, Quantization, quantize_teacher
-from atkd_jax.training.calibration import first_batches, measured_pruning, read_pruning, write_pruning
+from atkd_jax.training.calibration import Batch, first_batches, pruning_of_run, write_pruning
 from atkd_jax.training.instance_threshold import Threshold, measured_threshold, read_threshold
 from atkd_jax.training.placement import placing_on
 from atkd_jax.training.reading import has_checkpoint
 from atkd_jax.training.shared_batches import SharedBatches
-from atkd_jax.training.student import build_student, student_config, student_directory
+from atkd_jax.training.student import build_student, student_config
 
 QUANTIZATION_NAME = "teacher_quantization.json"
 
@@ -76,23 +76,19 @@ def prepare_start(
     Raises:
         InputError: if the student does not fit the teacher, or a package is missing.
     """
-    if config.student.init == "directory":
-        directory = student_directory(config.student, cache_dir=config.cache_dir)
-        require_same_tokenizer(teacher.tokenizer, load_tokenizer(directory))
     student_config(config.student, teacher=teacher.model.config, cache_dir=config.cache_dir)
-    chosen, measured = None, None
     count = config.student.calibration_batches if config.student.needs_measuring else 1
-    batches: list[Any] = []
-    if config.student.needs_measuring or config.teacher.quantize:
-        batches = first_batches(open_batches, meshes=meshes, count=count)
-    if config.student.needs_measuring:
-        if has_checkpoint(config.run_dir / "checkpoints"):
-            chosen = read_pruning(config.run_dir)
-        else:
-            measured = measured_pruning(
-                config.student, teacher=teacher.model, batches=batches, mesh=meshes.teacher, report=report
-            )
-            chosen = measured[0]
+    batches = cache(partial(first_batches, open_batches, meshes=meshes, count=count))
+    chosen, facts = pruning_of_run(
+        config.student,
+        config.run_dir,
+        is_begun=has_checkpoint(config.run_dir / "checkpoints"),
+        teacher=teacher.model,
+        batches=batches,
+        mesh=meshes.teacher,
+        report=report,
+    )
+    measured = None if chosen is None or facts is None else (chosen, facts)
     student = build_student(
         config.student,
         teacher=teacher.model,
@@ -108,7 +104,7 @@ def prepare_start(
         quantization = quantize_teacher(
             teacher.model,
             config.teacher.quantize,
-            batch=batches[0],
+            batch=_in_the_teachers_tokens(batches()[0]),
             vocab_size=len(teacher.tokenizer),
             chunk_tokens=config.training.chunk_tokens,
             place=placing_on(meshes.teacher),
@@ -116,6 +112,14 @@ def prepare_start(
         )
         report(quantization.sentence())
     return Start(student, measured, quantization, _threshold(config, teacher, meshes=meshes, report=report))
+
+
+def _in_the_teachers_tokens(batch: Batch) -> Batch:
+    if "teacher_tokens" not in batch:
+        return batch
+    inputs = {name: batch[f"teacher_{name}"] for name in ("tokens", "positions", "segment_ids")}
+    # Which of its tokens belong to a response is not told, and of no matter for how far it has moved.
+    return inputs | {"loss_mask": inputs["segment_ids"] > 0}
 
 
 def _threshold(

@@ -1,5 +1,7 @@
 """One optimizer step as a pure function."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,13 +13,14 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from atkd_jax.models.decoder import Decoder
-from atkd_jax.objectives import Heads, Objective, Tokens, Weighting, head_loss, next_token_targets
+from atkd_jax.objectives import Heads, Objective, Tokens, Weighting, head_loss, next_token_targets, paired_states
 from atkd_jax.sharding import constrain
 from atkd_jax.teachers import CachedTeacher, TeacherSignal, teacher_signal
 from atkd_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+_INPUTS = ("tokens", "positions", "segment_ids")
 TrainStep = Callable[..., tuple[TrainState, Metrics]]
 
 
@@ -28,6 +31,7 @@ def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     vocab_size: int,
+    teacher_vocab_size: int | None = None,
     microbatches: int = 1,
     chunk_tokens: int = 512,
     mesh: Mesh | None = None,
@@ -49,6 +53,7 @@ def make_train_step(
         objective: What is minimised.
         optimizer: What turns gradients into updates.
         vocab_size: The tokenizer's number of ids; columns of the heads beyond it are padding.
+        teacher_vocab_size: That of the teacher's tokenizer, where it has one of its own and the batch holds its tokens.
         microbatches: How many equal parts the rows are worked through in.
         chunk_tokens: How many counted tokens go through the heads at once on a device, see `head_loss`.
         mesh: Where rows and parameters are split over devices; None for one device.
@@ -58,7 +63,8 @@ def make_train_step(
 
     def train_step(state: TrainState, teacher_params: Any, batch: Batch, *frozen: Any) -> tuple[TrainState, Metrics]:
         parts, targets, mask, is_written = _microbatches(batch, microbatches)
-        asked = partial(teacher_signal, batch=parts, targets=targets, mask=mask, vocab_size=vocab_size)
+        pairs = _pairs(batch, microbatches) if objective.pairs_tokens else None
+        asked = partial(teacher_signal, targets=targets, mask=mask, vocab_size=vocab_size)
         if isinstance(teacher, CachedTeacher):
             signal = teacher.signal({name: _split(batch[name], microbatches) for name in teacher.names})
             teacher_head, teacher_softcap = teacher_params.get("head"), teacher.softcap
@@ -66,15 +72,19 @@ def make_train_step(
             signal = asked(
                 teacher,
                 teacher_params,
+                batch=parts if pairs is None else pairs.inputs,
                 with_target_log_probs=objective.needs_teacher_probability,
                 mesh=teacher_mesh or mesh,
             )
             teaching = nnx.merge(teacher, teacher_params)
             teacher_head, teacher_softcap = teaching.head_matrix(), teaching.logit_softcap
-        signal = _with_rows_split(signal, mesh)
+        signal = _with_rows_split(signal if pairs is None else pairs.beside_the_student(signal), mesh)
         known = [signal.target_log_probs]
         if objective.needs_student_probability:
-            known.append(asked(student, state.params, mesh=mesh, with_target_log_probs=True).target_log_probs)
+            own = asked(student, state.params, batch=parts, mesh=mesh, with_target_log_probs=True)
+            known.append(own.target_log_probs)
+        if pairs is not None:
+            known.append(pairs.paired)
         about = {"segment_ids": parts["segment_ids"], "step": state.step} if objective.needs_examples else {}
         lessons = _lessons(objective, known, mask, is_written, about)
 
@@ -83,7 +93,7 @@ def make_train_step(
             model = nnx.merge(student, params, *frozen)
             hidden = model.hidden_states(**inputs, mesh=mesh)
             softcaps = model.logit_softcap, teacher_softcap
-            heads = Heads(model.head_matrix(), teacher_head, vocab_size, softcaps)
+            heads = Heads(model.head_matrix(), teacher_head, vocab_size, softcaps, teacher_vocab_size)
 
             def learn(lesson: _Lesson, tokens: Tokens) -> tuple[jax.Array, Metrics]:
                 own = {"student_hidden": hidden, "heads": heads, "tokens": tokens}
@@ -161,9 +171,27 @@ def _microbatches(batch: Batch, microbatches: int) -> tuple[Batch, jax.Array, ja
         tokens=batch["tokens"], segment_ids=batch["segment_ids"], loss_mask=batch["loss_mask"]
     )
     split = partial(_split, microbatches=microbatches)
-    inputs = {name: split(batch[name]) for name in ("tokens", "positions", "segment_ids")}
+    inputs = {name: split(batch[name]) for name in _INPUTS}
     is_written = split(batch["is_written"]) if "is_written" in batch else None
     return inputs, split(targets), split(mask), is_written
+
+
+class _Pairs(NamedTuple):
+    """A batch in the teacher's tokens `[microbatches, rows, length]`, and which of its states go with which token."""
+
+    inputs: Batch
+    states: jax.Array
+    paired: jax.Array
+
+    def beside_the_student(self, signal: TeacherSignal) -> TeacherSignal:
+        """Returns the signal with the states that go with the student's, at their places."""
+        return signal._replace(hidden=jnp.take_along_axis(signal.hidden, self.states[..., None], axis=-2))
+
+
+def _pairs(batch: Batch, microbatches: int) -> _Pairs:
+    split = partial(_split, microbatches=microbatches)
+    inputs = {name: split(batch[f"teacher_{name}"]) for name in _INPUTS}
+    return _Pairs(inputs, *map(split, paired_states(batch["teacher_index"])))
 
 
 def _summed_over_parts(

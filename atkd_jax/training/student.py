@@ -9,10 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from transformers import PreTrainedTokenizerFast
 
-from atkd_jax.config import LoraConfig, StudentConfig
+from atkd_jax.config import Config
+from atkd_jax.config_student import LoraConfig, StudentConfig
 from atkd_jax.errors import InputError
-from atkd_jax.interop import Place, family_of_config, fetch_model, load_model, on_one_device, read_config
+from atkd_jax.interop import (
+    Place,
+    family_of_config,
+    fetch_model,
+    load_model,
+    load_tokenizer,
+    on_one_device,
+    read_config,
+    require_same_tokenizer,
+)
 from atkd_jax.models import (
     Decoder,
     DecoderConfig,
@@ -84,6 +95,25 @@ def student_directory(
     """Returns the directory that the student starts from, fetched first if it is a hub id that is not in the cache."""
     assert config.directory is not None  # the config's own check
     return fetch_model(config.directory, cache_dir=cache_dir, report=report)
+
+
+def student_tokenizer(config: Config, teacher: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Returns the tokenizer whose ids the student reads: the teacher's, or, where each has its own, the student's.
+
+    Args:
+        config: The run.
+        teacher: The teacher's.
+
+    Raises:
+        InputError: if the student's differs from the teacher's and the objective does not pair them.
+    """
+    if config.student.init != "directory":
+        return teacher
+    own = load_tokenizer(student_directory(config.student, cache_dir=config.cache_dir))
+    if config.objective.pairs_tokens:
+        return own
+    require_same_tokenizer(teacher, own)
+    return teacher
 
 
 def student_config(

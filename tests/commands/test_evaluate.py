@@ -65,3 +65,12 @@ def test_what_is_missing_is_one_sentence(words, sentence, untrained_words, capsy
     err = capsys.readouterr().err
     assert sentence in err
     assert err.count("\n") == 1
+
+
+def test_the_yardstick_is_the_float_teacher_however_it_was_stored(untrained, untrained_words):
+    words = ["evaluate", *untrained_words, "--no-run", "--evaluation.max_examples", "2", "--evaluation.samples", "0"]
+    found = []
+    for more in ([], ["--teacher.quantize", "int8"]):
+        assert main([*words, *more]) == 0
+        found.append(json.loads((untrained.run_dir / "evaluation.json").read_text())["models"])
+    assert found[0] == found[1]

@@ -1,5 +1,6 @@
 import json
 import signal
+from pathlib import Path
 
 import pytest
 from forked_runs import lines_of, wait_until
@@ -87,7 +88,7 @@ def test_refused_input_leaves_the_run_as_it_was(words, tmp_path, capsys):
 )
 def test_shipped_configs_of_students_and_teachers_train(name, shrunk, said, words, tmp_path, capsys):
     """Each as it is, but for the sizes of the models and of the data."""
-    config = str(ROOT / "configs" / f"{name}.yaml")
+    config = str(Path(__file__).parents[2] / "configs" / f"{name}.yaml")
     own = [word for word in words if not word.startswith("--student.layers")]
     assert main([*own, "--config", config, *shrunk, "--training.steps=3", "--optimizer.warmup_steps=0"]) == 0
     lines = read_metrics(tmp_path / "run")

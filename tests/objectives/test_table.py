@@ -79,8 +79,9 @@ def test_atkd_is_the_loss_of_that_name(batch, settings):
 NAMES = get_args(ObjectiveConfig.model_fields["name"].annotation)
 
 
-# MiniLLM has a loss of its own on the data's text.
-MIXTURES = [(name, weight) for name in NAMES for weight in (0.0, 0.4) if not (weight and name.startswith("minillm"))]
+# These have a loss of their own on the data's text.
+OWN_LOSS = ("minillm_paper", "minillm_lmops", "universal_logit")
+MIXTURES = [(name, weight) for name in NAMES for weight in (0.0, 0.4) if not (weight and name in OWN_LOSS)]
 
 
 @pytest.mark.parametrize(("name", "cross_entropy_weight"), MIXTURES)
@@ -109,6 +110,20 @@ def test_a_divergence_is_averaged_over_the_counted_tokens_alone(batch, name):
     config = ObjectiveConfig(name=name, temperature=2.0, cross_entropy_weight=0.25, **share)
     value, _ = value_and_gradient(config, batch, parts=1)
     np.testing.assert_allclose(value, 0.75 * expected[0] + 0.25 * expected[1], rtol=1e-6)
+
+
+def test_universal_logit_is_cross_entropy_and_the_distance_where_tokens_pair(batch):
+    paired = batch["mask"] & (jnp.arange(LENGTH) % 3 > 0)
+    objective = make_objective(ObjectiveConfig(name="universal_logit", universal_logit_weight=0.7, temperature=2.0))
+    weighting = objective.weighting(jnp.zeros((ROWS, LENGTH)), batch["mask"], paired)
+    value, metrics = through_heads(objective, weighting, batch)
+    logits = {name: batch[name] for name in ("student_logits", "teacher_logits")}
+    distance = np.asarray(losses.universal_logit(**logits, temperature=2.0), np.float64)[np.asarray(paired)].mean()
+    hard = losses.cross_entropy(student_logits=batch["student_logits"], targets=batch["targets"])
+    hard = np.asarray(hard, np.float64)[np.asarray(batch["mask"])].mean()
+    np.testing.assert_allclose(value, hard + 0.7 * distance, rtol=1e-6)
+    np.testing.assert_allclose([metrics["universal_logit"], metrics["cross_entropy"]], [distance, hard], rtol=1e-6)
+    np.testing.assert_allclose(weighting.scalars["paired_share"], paired.sum() / batch["mask"].sum(), rtol=1e-6)
 
 
 def test_decoupled_kd_is_the_loss_of_that_name(batch):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from atkd_jax.config import StudentConfig
+from atkd_jax.config_student import StudentConfig
 from atkd_jax.errors import InputError
 from atkd_jax.interop import load_model
 from atkd_jax.models import Pruning, measure_importance, most_important

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from atkd_jax.config import LoraConfig, StudentConfig
+from atkd_jax.config_student import LoraConfig, StudentConfig
 from atkd_jax.errors import InputError
 from atkd_jax.interop import load_model
 from atkd_jax.models import SIZES, sized_config, split_trained
