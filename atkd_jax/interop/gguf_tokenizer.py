@@ -10,6 +10,12 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 from atkd_jax.errors import InputError
+from atkd_jax.interop.gguf_sentencepiece import (
+    is_sentencepiece,
+    prepends_space,
+    scores_and_types,
+    sentencepiece_backend,
+)
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -67,7 +73,7 @@ def _splitter(pattern: str | None) -> pre_tokenizers.PreTokenizer:
 
 
 def tokenizer_of_gguf(metadata: Mapping[str, Any], *, max_length: int) -> PreTrainedTokenizerFast:
-    """Return the byte-level BPE tokenizer of a GGUF file: the ids are those that transformers gives for the file.
+    """Return the tokenizer of a GGUF file, of byte-level BPE or of SentencePiece's.
 
     Args:
         metadata: the file's, by its keys.
@@ -76,26 +82,13 @@ def tokenizer_of_gguf(metadata: Mapping[str, Any], *, max_length: int) -> PreTra
     Raises:
         InputError: where the file's vocabulary is of another kind.
     """
-    kind, split = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "default")
-    patterns = _patterns()
-    if kind != "gpt2" or (split not in _GPT2_SPLITS and split not in patterns):
-        known = ", ".join((*_GPT2_SPLITS, *patterns))
-        raise InputError(
-            f"must have a byte-level BPE vocabulary (gpt2) split as one of {known}, but has {kind!r} split as "
-            f"{split!r}; choose the model in safetensors with its tokenizer.json."
-        )
-    parts = ("tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.merges")
-    for part in parts:
-        if part not in metadata:
-            raise InputError(f"must have the key {part}, but does not; choose a file that holds its tokenizer.")
-    tokens, types, joined_merges = (metadata[part] for part in parts)
-    merges = [tuple(merge.split(" ")) for merge in joined_merges]
-    backend = Tokenizer(models.BPE(vocab={token: number for number, token in enumerate(tokens)}, merges=merges))
-    backend.pre_tokenizer = _splitter(None if split in _GPT2_SPLITS else patterns[split])
-    backend.decoder = decoders.ByteLevel()
+    if metadata.get("tokenizer.ggml.model") == "llama":
+        backend = sentencepiece_backend(metadata)
+    else:
+        backend = _byte_level_backend(metadata)
+    tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
     backend.add_special_tokens(_added(tokens, types, _CONTROL))
     backend.add_tokens(_added(tokens, types, _USER_DEFINED))
-
     named = {
         role: tokens[metadata[key]]
         for role, key in (
@@ -116,6 +109,28 @@ def tokenizer_of_gguf(metadata: Mapping[str, Any], *, max_length: int) -> PreTra
     return tokenizer
 
 
+def _byte_level_backend(metadata: Mapping[str, Any]) -> Tokenizer:
+    """Return what splits text, without special tokens: the ids are those that transformers gives for the file."""
+    kind, split = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "default")
+    patterns = _patterns()
+    if kind != "gpt2" or (split not in _GPT2_SPLITS and split not in patterns):
+        known = ", ".join((*_GPT2_SPLITS, *patterns))
+        raise InputError(
+            "must have a SentencePiece vocabulary (llama), or one of byte-level BPE (gpt2) split as one of "
+            f"{known}, but has {kind!r} split as {split!r}; choose the model in safetensors with its tokenizer.json."
+        )
+    parts = ("tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.merges")
+    for part in parts:
+        if part not in metadata:
+            raise InputError(f"must have the key {part}, but does not; choose a file that holds its tokenizer.")
+    tokens, _, joined_merges = (metadata[part] for part in parts)
+    merges = [tuple(merge.split(" ")) for merge in joined_merges]
+    backend = Tokenizer(models.BPE(vocab={token: number for number, token in enumerate(tokens)}, merges=merges))
+    backend.pre_tokenizer = _splitter(None if split in _GPT2_SPLITS else patterns[split])
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
 def _split_name(rules: Mapping[str, Any] | None) -> str | None:
     """Return the name in GGUF files of how a tokenizer.json splits text, or None where it is not known."""
     steps = [] if rules is None else rules.get("pretokenizers", [rules])
@@ -131,31 +146,31 @@ def _split_name(rules: Mapping[str, Any] | None) -> str | None:
 
 
 def add_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerFast, *, vocab_size: int) -> None:
-    """Add a byte-level BPE tokenizer to a GGUF file's metadata, filled up to the model's vocabulary.
+    """Add a tokenizer of byte-level BPE or of SentencePiece's to a file's metadata.
+
+    It is filled up to the model's vocabulary.
 
     Raises:
         InputError: where the tokenizer is of another kind, or splits text in a way that has no name there.
     """
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
-    split = _split_name(rules.get("pre_tokenizer"))
-    if rules["model"].get("type") != "BPE" or rules["model"].get("byte_fallback") or split is None:
-        raise InputError(
-            "--format gguf writes byte-level BPE tokenizers that split text as GPT-2, SmolLM, "
-            f"{', '.join(_WRITTEN_NAMES)} do, but the student's is {rules['model'].get('type')} with the pre_tokenizer "
-            f"{json.dumps(rules.get('pre_tokenizer'))[:200]}; export safetensors, and let llama.cpp's own "
-            "converter read them."
-        )
     added = {token["content"]: _CONTROL if token["special"] else _USER_DEFINED for token in rules["added_tokens"]}
     by_id = {token_id: token for token, token_id in tokenizer.get_vocab().items()}
     tokens = [by_id.get(token_id, f"[PAD{token_id}]") for token_id in range(vocab_size)]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(split)
+    others = added | {token: _UNUSED for token_id, token in enumerate(tokens) if token_id not in by_id}
+    if is_sentencepiece(rules):
+        scores, types = scores_and_types(rules, tokens, others)
+        writer.add_tokenizer_model("llama")
+        writer.add_tokenizer_pre("default")
+        writer.add_token_scores(scores)
+        writer.add_add_space_prefix(prepends_space(rules))
+        if tokenizer.unk_token_id is not None:
+            writer.add_unk_token_id(tokenizer.unk_token_id)
+    else:
+        types = [others.get(token, _NORMAL) for token in tokens]
+        _add_byte_level(writer, rules)
     writer.add_token_list(tokens)
-    writer.add_token_types(
-        [added.get(token, _NORMAL) if token_id in by_id else _UNUSED for token_id, token in enumerate(tokens)]
-    )
-    merges = rules["model"].get("merges") or []
-    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
+    writer.add_token_types(types)
     for add, token_id in (
         (writer.add_bos_token_id, tokenizer.bos_token_id),
         (writer.add_eos_token_id, tokenizer.eos_token_id),
@@ -167,3 +182,18 @@ def add_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerFast, *, voc
     writer.add_add_bos_token(begins)
     if isinstance(tokenizer.chat_template, str):
         writer.add_chat_template(tokenizer.chat_template)
+
+
+def _add_byte_level(writer: GGUFWriter, rules: Mapping[str, Any]) -> None:
+    split = _split_name(rules.get("pre_tokenizer"))
+    if rules["model"].get("type") != "BPE" or rules["model"].get("byte_fallback") or split is None:
+        raise InputError(
+            "--format gguf writes tokenizers of SentencePiece's BPE, and byte-level BPE tokenizers that split text as "
+            f"GPT-2, SmolLM, {', '.join(_WRITTEN_NAMES)} do, but the student's is {rules['model'].get('type')} with "
+            f"the pre_tokenizer {json.dumps(rules.get('pre_tokenizer'))[:200]}; export safetensors, and let "
+            "llama.cpp's own converter read them."
+        )
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(split)
+    merges = rules["model"].get("merges") or []
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])

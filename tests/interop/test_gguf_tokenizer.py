@@ -183,8 +183,8 @@ def test_padding_is_another_token_than_eos_where_there_is_one(tmp_path: Path, ti
     ("metadata", "words"),
     [
         (
-            {"tokenizer.ggml.model": "llama"},
-            "must have a byte-level BPE vocabulary .* but has 'llama' split as 'default'",
+            {"tokenizer.ggml.model": "t5"},
+            r"must have a SentencePiece vocabulary \(llama\), or one of byte-level BPE .* has 't5' split as 'default'",
         ),
         ({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "falcon"}, "but has 'gpt2' split as 'falcon'"),
         ({"tokenizer.ggml.model": "gpt2"}, r"must have the key tokenizer\.ggml\.tokens, but does not"),

@@ -113,7 +113,7 @@ def test_a_divergence_is_averaged_over_the_counted_tokens_alone(batch, name):
 
 
 def test_universal_logit_is_cross_entropy_and_the_distance_where_tokens_pair(batch):
-    paired = batch["mask"] & (jnp.arange(LENGTH) % 3 > 0)
+    paired = batch["mask"] & (jnp.arange(LENGTH)[None] % 3 > 0)
     objective = make_objective(ObjectiveConfig(name="universal_logit", universal_logit_weight=0.7, temperature=2.0))
     weighting = objective.weighting(jnp.zeros((ROWS, LENGTH)), batch["mask"], paired)
     value, metrics = through_heads(objective, weighting, batch)
