@@ -164,7 +164,7 @@ def add_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerFast, *, voc
         writer.add_tokenizer_pre("default")
         writer.add_token_scores(scores)
         writer.add_add_space_prefix(prepends_space(rules))
-        if tokenizer.unk_token_id is not None:
+        if isinstance(tokenizer.unk_token_id, int):
             writer.add_unk_token_id(tokenizer.unk_token_id)
     else:
         types = [others.get(token, _NORMAL) for token in tokens]
