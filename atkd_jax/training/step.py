@@ -69,24 +69,18 @@ def make_train_step(
             signal = teacher.signal({name: _split(batch[name], microbatches) for name in teacher.names})
             teacher_head, teacher_softcap = teacher_params.get("head"), teacher.softcap
         else:
-            signal = asked(
-                teacher,
-                teacher_params,
-                batch=parts if pairs is None else pairs.inputs,
-                with_target_log_probs=objective.needs_teacher_probability,
-                mesh=teacher_mesh or mesh,
-            )
+            own_mesh, wanted = teacher_mesh or mesh, objective.needs_teacher_probability
+            inputs = parts if pairs is None else pairs.inputs
+            signal = asked(teacher, teacher_params, batch=inputs, with_target_log_probs=wanted, mesh=own_mesh)
             teaching = nnx.merge(teacher, teacher_params)
             teacher_head, teacher_softcap = teaching.head_matrix(), teaching.logit_softcap
         signal = _with_rows_split(signal if pairs is None else pairs.beside_the_student(signal), mesh)
-        known = [signal.target_log_probs]
+        known = [signal.target_log_probs, *([] if pairs is None else [pairs.paired])]
         if objective.needs_student_probability:
             own = asked(student, state.params, batch=parts, mesh=mesh, with_target_log_probs=True)
             known.append(own.target_log_probs)
-        if pairs is not None:
-            known.append(pairs.paired)
-        about = {"segment_ids": parts["segment_ids"], "step": state.step} if objective.needs_examples else {}
-        lessons = _lessons(objective, known, mask, is_written, about)
+        about = {"segment_ids": parts["segment_ids"], "step": state.step}
+        lessons = _lessons(objective, known, mask, is_written, about if objective.needs_examples else {})
 
         def share_of_loss(params: Any, part: tuple[Batch, list[Tokens]]) -> tuple[jax.Array, Metrics]:
             inputs, tokens_of_lessons = part
@@ -99,12 +93,12 @@ def make_train_step(
                 own = {"student_hidden": hidden, "heads": heads, "tokens": tokens}
                 return head_loss(lesson.objective, **own, chunk_tokens=chunk_tokens, mesh=mesh)
 
-            return _added_up(lessons, [learn(*pair) for pair in zip(lessons, tokens_of_lessons, strict=True)])
+            return _added_up(lessons, list(map(learn, lessons, tokens_of_lessons)))
 
         stacked = parts, [lesson.tokens(signal, targets) for lesson in lessons]
         (loss, metrics), gradient = _summed_over_parts(share_of_loss, state.params, stacked, microbatches)
-        metrics |= lessons[0].weighting.scalars | {"loss": loss, "counted_tokens": jnp.sum(mask)}
-        metrics["tokens"] = jnp.sum(parts["segment_ids"] > 0)
+        counts = {"counted_tokens": jnp.sum(mask), "tokens": jnp.sum(parts["segment_ids"] > 0)}
+        metrics |= lessons[0].weighting.scalars | {"loss": loss} | counts
         if schedule is not None:
             metrics["learning_rate"] = jnp.asarray(schedule(state.step - state.skipped_steps))
         return apply_gradient(state, loss, gradient, metrics, optimizer)
