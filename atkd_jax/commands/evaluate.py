@@ -39,7 +39,7 @@ from atkd_jax.evaluation.report import TEACHER
 from atkd_jax.models import Decoder, Pruning
 from atkd_jax.sharding import make_mesh, make_meshes, row_share
 from atkd_jax.teachers import LoadedTeacher, load_teacher
-from atkd_jax.training.calibration import first_batches, measured_pruning, read_pruning
+from atkd_jax.training.calibration import first_batches, pruning_of_run
 from atkd_jax.training.run import open_batches
 
 # Prompts that are answered at once for ROUGE-L.
@@ -165,17 +165,17 @@ def _students(
 
 
 def _pruning(config: Config, teacher: LoadedTeacher, *, with_run: bool) -> Pruning | None:
-    if not config.student.needs_measuring:
-        return None
-    if with_run:
-        return read_pruning(config.run_dir)
     meshes = make_meshes(**config.mesh.model_dump())
     opened = partial(open_batches, config, teacher.tokenizer, meshes.student)
-    batches = first_batches(opened, meshes=meshes, count=config.student.calibration_batches)
-    found = measured_pruning(
-        config.student, teacher=teacher.model, batches=batches, mesh=meshes.teacher, report=lambda _: None
-    )
-    return found[0]
+    return pruning_of_run(
+        config.student,
+        config.run_dir,
+        is_begun=with_run,
+        teacher=teacher.model,
+        batches=partial(first_batches, opened, meshes=meshes, count=config.student.calibration_batches),
+        mesh=meshes.teacher,
+        report=lambda _: None,
+    )[0]
 
 
 def held_out_batches(config: Config, examples: Examples, tokenizer: Any) -> EvaluationBatches:
