@@ -1,9 +1,11 @@
 import io
+import json
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from atkd_jax.data import Instruction
+from atkd_jax.data import Instruction, open_instructions
 from atkd_jax.errors import InputError
 from atkd_jax.evaluation.answering import Decoding
 from atkd_jax.evaluation.instruction_sets import SetAnswers, answer_set, paper_prompt, render_set, set_names
@@ -72,3 +74,22 @@ def test_sets_have_names_of_their_own():
     }
     with pytest.raises(InputError, match=r"/a/x.jsonl and /b/x.jsonl are both 'x'"):
         set_names(["/a/x.jsonl", "/b/x.jsonl"])
+
+
+SETS = Path(__file__).parents[2].parent / "shared" / "data" / "eval"
+
+
+@pytest.mark.skipif(not SETS.is_dir(), reason="the paper's sets are not beside this checkout")
+@pytest.mark.parametrize(
+    ("name", "count"), [("dolly", 500), ("self-inst", 242), ("vicuna", 80), ("koala", 180), ("wizardlm", 218)]
+)
+def test_the_papers_sets_are_read_and_worded_as_they_are_in_it(name, count, tmp_path):
+    path = SETS / f"{name}.jsonl"
+    asked = open_instructions(str(path), split="train", cache_dir=tmp_path, limit=None)
+    assert len(asked) == count
+    # koala and wizardlm lack a space after the first of their hash signs.
+    given = [
+        json.loads(line)["prompt"].replace("###Instruction", "### Instruction")
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    assert [paper_prompt(own) for own in asked] == given
