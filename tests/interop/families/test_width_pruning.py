@@ -18,7 +18,22 @@ CASES = {
     "qwen2": (Case("Qwen2Config", SHAPE | {"tie_word_embeddings": True}), HEADS),
     "phi3": (Case("Phi3Config", SHAPE | {"sliding_window": 5}), HEADS),
     "gemma2": (Case("Gemma2Config", SHAPE | {"head_dim": 12, "query_pre_attn_scalar": 10, "sliding_window": 5}), HEADS),
-    "gpt2": (Case("GPT2Config", {"vocab_size": 97, "n_embd": 32, "n_layer": 4, "n_head": 4, "n_inner": 48}), None),
+    "gpt2": (
+        Case(
+            "GPT2Config",
+            {
+                "vocab_size": 97,
+                "n_embd": 32,
+                "n_layer": 4,
+                "n_head": 4,
+                "n_inner": 48,
+                "initializer_range": 0.15,
+                "bos_token_id": None,
+                "eos_token_id": None,
+            },
+        ),
+        None,
+    ),
 }
 
 
