@@ -305,7 +305,7 @@ def _validated(
     every_steps = config.training.validate_every_steps
     if every_steps is None:
         return step
-    own = {"student": models.student_graph, "frozen": models.student_frozen, "vocab_size": models.vocab_size}
+    own = {"student": models.student_graph, "frozen": models.student_frozen, "vocab_size": models.vocabularies.student}
     measure = held_out_loss(config, tokenizer, meshes=meshes, **own)
     if not isinstance(batches, RolloutBatches):
         return with_validation(step, measure, every_steps=every_steps, start=start)

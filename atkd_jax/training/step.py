@@ -179,6 +179,7 @@ class _Pairs(NamedTuple):
 
     def beside_the_student(self, signal: TeacherSignal) -> TeacherSignal:
         """Returns the signal with the states that go with the student's, at their places."""
+        assert signal.hidden is not None  # a live teacher's
         return signal._replace(hidden=jnp.take_along_axis(signal.hidden, self.states[..., None], axis=-2))
 
 
