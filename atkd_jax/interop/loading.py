@@ -25,8 +25,8 @@ Place = Callable[[str, tuple[int, ...]], Sharding]
 
 
 def on_one_device(path: str, shape: tuple[int, ...]) -> Sharding:
-    """Return the default device, whatever the path."""
-    return SingleDeviceSharding(jax.devices()[0])
+    """Return the first device of this process, whatever the path."""
+    return SingleDeviceSharding(jax.local_devices()[0])
 
 
 def _read(directory: Path) -> tuple[Family, DecoderConfig]:
