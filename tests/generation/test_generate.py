@@ -160,6 +160,7 @@ def test_an_answer_ends_where_it_is_told_to(model, greedy_answers):
     assert answers == [answer[:length] for answer, length in zip(greedy_answers, lengths, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.wheel
 def test_greedy_text_of_smollm2_is_that_of_transformers(smollm2_directory):
     oracle = transformers.AutoModelForCausalLM.from_pretrained(smollm2_directory, dtype=torch.float32).eval()

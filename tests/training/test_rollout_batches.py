@@ -214,7 +214,8 @@ def test_every_row_is_the_student_s_or_the_teacher_s(config):
 
 
 @pytest.mark.parametrize(
-    ("name", "adaptive", "mesh"), [("minillm_paper", False, {}), ("minillm_lmops", True, {"fsdp": 2})]
+    ("name", "adaptive", "mesh"),
+    [("minillm_paper", False, {}), pytest.param("minillm_lmops", True, {"fsdp": 2}, marks=pytest.mark.slow)],
 )
 def test_minillm_trains_and_does_not_depend_on_microbatches_and_meshes(config, name, adaptive, mesh):
     rollout = {"author": "mixed", "fraction": 0.5}

@@ -130,7 +130,12 @@ def plain_losses(config_in, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"mesh__fsdp": 2}, {"mesh__fsdp": 2, "mesh__tensor": 2}, {"training__remat": "full"}]
+    "changes",
+    [
+        pytest.param({"mesh__fsdp": 2}, marks=pytest.mark.slow),
+        {"mesh__fsdp": 2, "mesh__tensor": 2},
+        {"training__remat": "full"},
+    ],
 )
 def test_meshes_and_rematerialisation_give_the_same_losses(config, plain_losses, changes):
     np.testing.assert_allclose(losses(config(**LARGE_EPSILON, **changes)), plain_losses, rtol=1e-5)

@@ -97,7 +97,13 @@ def plain(config_in, tmp_path_factory):
     return settings
 
 
-@pytest.mark.parametrize("mesh", [{"fsdp": 2, "tensor": 2}, {"fsdp": 4, "teacher_tensor": 2, "teacher_fsdp": 1}])
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        pytest.param({"fsdp": 2, "tensor": 2}, marks=pytest.mark.slow),
+        {"fsdp": 4, "teacher_tensor": 2, "teacher_fsdp": 1},
+    ],
+)
 def test_every_mesh_gives_one_start_and_one_run(config, plain, mesh):
     other = config(mesh=mesh, **PRUNED_WITH_ADAPTERS)
     run(other)
@@ -113,7 +119,9 @@ def loss_of_floats(config_in, tmp_path_factory):
     return read_metrics(exact.run_dir)[0]["loss"]
 
 
-@pytest.mark.parametrize(("bits", "mesh"), [("int8", {}), ("int4", {"fsdp": 2, "tensor": 2})])
+@pytest.mark.parametrize(
+    ("bits", "mesh"), [pytest.param("int8", {}, marks=pytest.mark.slow), ("int4", {"fsdp": 2, "tensor": 2})]
+)
 def test_a_stored_teacher_teaches_and_says_how_far_it_moved(config, loss_of_floats, bits, mesh):
     pytest.importorskip("qwix")
     settings = config(teacher={"quantize": bits}, mesh=mesh)
