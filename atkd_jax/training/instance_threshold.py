@@ -17,12 +17,11 @@ from jax.sharding import Mesh
 
 from atkd_jax import losses
 from atkd_jax.config import Config
-from atkd_jax.data import EvaluationBatches, evaluation_batches, open_source, spaced_examples
 from atkd_jax.errors import InputError
 from atkd_jax.models import Decoder
-from atkd_jax.sharding import Meshes, replicated, row_sharding, row_share, shard_batch
+from atkd_jax.sharding import Meshes, replicated, row_sharding, shard_batch
 from atkd_jax.teachers import LoadedTeacher, batch_log_probs
-from atkd_jax.training.shared_directory import turn_on_this_host
+from atkd_jax.training.validation import spaced_batches
 
 THRESHOLD_NAME = "instance_weighting.json"
 _SECONDS_BETWEEN_LINES = 10.0
@@ -84,7 +83,9 @@ def measured_threshold(
     Raises:
         InputError: if the teacher's loss is not finite.
     """
-    batches = list(_batches(config, teacher.tokenizer, meshes.student))
+    examples = config.objective.instance_weighting.threshold_examples
+    split, mesh = config.data.train_split, meshes.student
+    batches = spaced_batches(config, teacher.tokenizer, split=split, examples=examples, mesh=mesh)
     step = _compiled_step(teacher.model, vocab_size=len(teacher.tokenizer), mesh=meshes.teacher)
     by_rows = row_sharding(meshes.teacher)
     sums = np.zeros(2, np.float64)
@@ -98,23 +99,6 @@ def measured_threshold(
         )
     report(found.sentence())
     return found
-
-
-def _batches(config: Config, tokenizer: Any, mesh: Mesh) -> EvaluationBatches:
-    with turn_on_this_host(config.cache_dir):
-        examples = open_source(config.data.source, split=config.data.train_split, cache_dir=config.cache_dir)
-    share = row_share(mesh)
-    return evaluation_batches(
-        spaced_examples(examples, config.objective.instance_weighting.threshold_examples),
-        tokenizer,
-        template=config.data.template,
-        sequence_length=config.data.sequence_length,
-        batch_size=config.training.batch_size // config.training.microbatches,
-        packing=config.data.packing,
-        overlong=config.data.overlong,
-        process_index=share.index,
-        process_count=share.count,
-    )
 
 
 def _compiled_step(model: Decoder, *, vocab_size: int, mesh: Mesh) -> Callable[[dict[str, jax.Array]], jax.Array]:

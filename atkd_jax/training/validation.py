@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from atkd_jax.config import Config
 from atkd_jax.data import evaluation_batches, open_source, spaced_examples
@@ -22,6 +23,35 @@ from atkd_jax.training.state import TrainState
 VALIDATION_NAME = "validation/cross_entropy"
 Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]
 Measure = Callable[[Any], float]
+
+
+def spaced_batches(
+    config: Config, tokenizer: Any, *, split: str, examples: int | None, mesh: Mesh
+) -> list[dict[str, np.ndarray]]:
+    """Returns this process's rows of evenly spaced examples, in batches of as many rows as the step holds at once.
+
+    Args:
+        config: The run.
+        tokenizer: The models'.
+        split: Of the run's data.
+        examples: How many; None takes all.
+        mesh: Over which the rows are split.
+    """
+    with turn_on_this_host(config.cache_dir):
+        found = open_source(config.data.source, split=split, cache_dir=config.cache_dir)
+    share = row_share(mesh)
+    batches = evaluation_batches(
+        spaced_examples(found, examples),
+        tokenizer,
+        template=config.data.template,
+        sequence_length=config.data.sequence_length,
+        batch_size=config.training.batch_size // config.training.microbatches,
+        packing=config.data.packing,
+        overlong=config.data.overlong,
+        process_index=share.index,
+        process_count=share.count,
+    )
+    return list(batches)
 
 
 def held_out_loss(
@@ -48,22 +78,8 @@ def held_out_loss(
     Raises:
         InputError: The split is not there, or none of its tokens counts.
     """
-    with turn_on_this_host(config.cache_dir):
-        examples = open_source(config.data.source, split=config.evaluation.split, cache_dir=config.cache_dir)
-    share = row_share(meshes.student)
-    batches = evaluation_batches(
-        spaced_examples(examples, config.training.validation_examples),
-        tokenizer,
-        template=config.data.template,
-        sequence_length=config.data.sequence_length,
-        # As many rows as the step holds at once.
-        batch_size=config.training.batch_size // config.training.microbatches,
-        packing=config.data.packing,
-        overlong=config.data.overlong,
-        process_index=share.index,
-        process_count=share.count,
-    )
-    held = list(batches)
+    examples = config.training.validation_examples
+    held = spaced_batches(config, tokenizer, split=config.evaluation.split, examples=examples, mesh=meshes.student)
 
     def sums(params: Any, batch: dict[str, jax.Array], *frozen: Any) -> jax.Array:
         """Returns the sum of -log q(target) and the number of tokens."""
