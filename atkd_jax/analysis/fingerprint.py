@@ -24,7 +24,8 @@ def fingerprint(cell: Cell, *, directory: Path, needed: Mapping[str, str]) -> st
         directory: The study's, below which the students lie that cells start from.
         needed: The fingerprints of the cells that it needs, by key.
     """
-    config = cell.config.model_dump(mode="json", exclude=_NO_INPUTS)
+    # What stands at its default is left out, so that a setting that is new to this version changes no older print.
+    config = cell.config.model_dump(mode="json", exclude=_NO_INPUTS, exclude_defaults=True)
     # A cell that another one starts from is known by its own fingerprint, and a study may be moved.
     text = json.dumps(config, sort_keys=True).replace(json.dumps(str(directory))[1:-1], "STUDY")
     data, teacher = cell.config.data, cell.config.teacher

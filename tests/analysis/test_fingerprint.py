@@ -1,6 +1,7 @@
 import dataclasses
 
 from atkd_jax.analysis.fingerprint import fingerprint
+from atkd_jax.config import Config
 
 
 def prints(cells, directory, **needed):
@@ -25,6 +26,7 @@ def test_it_changes_with_every_input_and_with_nothing_else(cells_of, tmp_path):
     assert now() == first
     assert now(directory=str(tmp_path / "elsewhere")) == first
     assert now(settings={"cache_dir": "/other"}) == first
+    assert now(settings={"training.batch_size": Config().training.batch_size}) == first
     assert now(settings={"training.steps": 3}) != first
     assert now(settings={"evaluation.max_examples": 3}) != first
     data.write_text('{"prompt": "a", "response": "c"}\n')
