@@ -98,6 +98,18 @@ def test_a_path_may_begin_with_the_home_directory(monkeypatch):
             },
             r"but training\.validate_every_steps=5; set it to null",
         ),
+        (
+            {
+                "objective": {"name": "universal_logit"},
+                "student": {"init": "directory", "directory": "small"},
+                "teacher": {"cache": "what/it/said"},
+            },
+            r"and a live teacher of the data's text, but teacher\.cache=what/it/said; set it to null",
+        ),
+        (
+            {"objective": {"name": "universal_logit", "tokens": "hard"}},
+            r"objective\.tokens=hard leaves tokens out of a plain divergence, but objective\.name=universal_logit or",
+        ),
         ({"objective": {"name": "cross_entropy", "adaptive": True}}, r"objective\.name=cross_entropy is none; name a"),
     ],
 )

@@ -15,6 +15,7 @@ _FIRST_CURVES = ("loss", "cross_entropy", "forward_kl", "gradient_norm", "learni
 _LOGARITHMIC = {"loss", "cross_entropy", "gradient_norm"}
 _MEASURES = {
     "perplexity": ("perplexity", "{:,.2f}"),
+    "bits_per_byte": ("bits per byte", "{:.4f}"),
     "forward_kl": ("forward KL to the teacher", "{:.4f}"),
     "reverse_kl": ("reverse KL to the teacher", "{:.4f}"),
     "top1_agreement": ("top-1 agreement", "{:.1%}"),
@@ -65,12 +66,14 @@ def _evaluation(runs: Sequence[RunFiles]) -> list[Block]:
     rows = [
         [title, *(_formatted(scores.get(measure), form) for scores in columns.values())]
         for measure, (title, form) in _MEASURES.items()
+        if measure != "bits_per_byte" or any(measure in scores for scores in columns.values())
     ]
     notes = [
         Note(
             f"{run.name}: {run.evaluation.get('counted_tokens', 0):,} response tokens of "
             f"{run.evaluation.get('examples', 0):,} examples of {run.evaluation.get('source')}, "
             f"{run.evaluation.get('split')}; checkpoint of step {run.evaluation.get('checkpoint_step')}."
+            f" {run.evaluation.get('note', '')}".rstrip()
         )
         for run in runs
         if run.evaluation

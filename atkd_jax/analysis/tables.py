@@ -15,6 +15,7 @@ from atkd_jax.analysis.summary import COMPARED, Summary
 # In the order of the tables: name in the files, title, and how many digits behind the point.
 MEASURES = {
     "perplexity": ("perplexity", 2),
+    "bits_per_byte": ("bits per byte", 4),
     "forward_kl": ("forward KL", 4),
     "reverse_kl": ("reverse KL", 4),
     "top1_agreement": ("top-1 agreement", 4),

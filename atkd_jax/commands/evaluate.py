@@ -15,20 +15,18 @@ from rich.text import Text
 from atkd_jax.commands.evaluate_harness import check_harness, run_harness
 from atkd_jax.commands.evaluate_instructions import answer_sets, open_sets
 from atkd_jax.commands.evaluate_judge import check_judge, judge_answers
+from atkd_jax.commands.held_out import measure_held_out
 from atkd_jax.commands.joining import join
-from atkd_jax.commands.progress_line import progress_line
 from atkd_jax.commands.run_directory import write_json
 from atkd_jax.commands.scorers import evaluate_scorers
 from atkd_jax.commands.student import read_trained_student, student_at_start
 from atkd_jax.commands.verbs import EvaluateOptions
 from atkd_jax.config import Config
-from atkd_jax.data import EvaluationBatches, Examples, evaluation_batches, open_source, spaced_examples
-from atkd_jax.errors import InputError
+from atkd_jax.data import Examples, open_source, spaced_examples
 from atkd_jax.evaluation import (
     Report,
     Sample,
     answer,
-    measure,
     placed_model,
     render_deciles,
     render_table,
@@ -37,10 +35,11 @@ from atkd_jax.evaluation import (
 )
 from atkd_jax.evaluation.report import TEACHER
 from atkd_jax.models import Decoder, Pruning
-from atkd_jax.sharding import make_mesh, make_meshes, row_share
+from atkd_jax.sharding import make_mesh, make_meshes
 from atkd_jax.teachers import LoadedTeacher, load_teacher
 from atkd_jax.training.calibration import first_batches, pruning_of_run
 from atkd_jax.training.run import open_batches
+from atkd_jax.training.student import student_tokenizer
 
 # Prompts that are answered at once for ROUGE-L.
 _ROUGE_ROWS = 16
@@ -53,12 +52,6 @@ def run(options: EvaluateOptions) -> None:
     if options.judge:
         check_judge(options.settings)
     config = join(options.settings)
-    if config.objective.pairs_tokens:
-        raise InputError(
-            f"evaluate: compares models token by token, but objective.name={config.objective.name} is for models with "
-            "tokenizers of their own, and no divergence exists between models with tokens of their own; export the "
-            "student, and measure it as a directory."
-        )
     console = Console(quiet=jax.process_index() != 0)
     if config.answers.source is not None:
         evaluate_scorers(config, console=console)
@@ -69,18 +62,18 @@ def run(options: EvaluateOptions) -> None:
             _measure_and_answer(config, subjects, console)
         if options.harness:
             run_harness(
-                config, options.harness, subjects.answering, subjects.tokenizer, mesh=subjects.mesh, console=console
+                config, options.harness, subjects.answering, subjects.tokenizers, mesh=subjects.mesh, console=console
             )
     if options.judge and jax.process_index() == 0:
         judge_answers(config, confirmed=options.yes, console=console)
 
 
 class _Subjects(NamedTuple):
-    """Who is evaluated: the teacher and the students, on their devices; and the names of those who write."""
+    """Who is evaluated: the teacher and the students, on their devices; who of them writes; what each reads with."""
 
     models: dict[str, Decoder]
     writers: list[str]
-    tokenizer: Any
+    tokenizers: dict[str, Any]
     step: int | None
     mesh: Mesh
 
@@ -101,7 +94,8 @@ def _load(options: EvaluateOptions, config: Config, console: Console) -> _Subjec
     mesh = make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
     models = {name: placed_model(model, mesh) for name, model in {TEACHER: teacher.model, **students}.items()}
     answering = students if options.after_only else models
-    return _Subjects(models, [*answering], teacher.tokenizer, step, mesh)
+    tokenizers = dict.fromkeys(models, student_tokenizer(config, teacher.tokenizer)) | {TEACHER: teacher.tokenizer}
+    return _Subjects(models, [*answering], tokenizers, step, mesh)
 
 
 def _measure_and_answer(config: Config, subjects: _Subjects, console: Console) -> None:
@@ -114,20 +108,21 @@ def _measure_and_answer(config: Config, subjects: _Subjects, console: Console) -
     )
     # Sets that cannot be read are found out before the minutes that measuring takes.
     sets = open_sets(config, report=console.print)
-    batches = held_out_batches(config, examples, subjects.tokenizer)
-    report = _measure(config, subjects, batches, console)
-    report = _with_rouge(config, report, subjects, examples)
+    held_out = measure_held_out(
+        config, subjects.models, subjects.tokenizers, examples, mesh=subjects.mesh, console=console
+    )
+    report = _with_rouge(config, held_out.report, subjects, examples)
     samples = sample_answers(
         subjects.answering,
         [examples[number] for number in range(min(config.evaluation.samples, len(examples)))],
-        subjects.tokenizer,
+        subjects.tokenizers,
         template=config.data.template,
         max_new_tokens=config.evaluation.sample_tokens,
         mesh=subjects.generation_mesh,
     )
-    counts = batches.counts
+    counts = held_out.counts
     console.print(render_table(report, title=f"{config.data.source}, {config.evaluation.split}"))
-    for name in report.scores:
+    for name in report.scores if report.deciles else ():
         console.print(render_deciles(report, name))
     if counts.truncated or counts.dropped:
         console.print(
@@ -135,7 +130,7 @@ def _measure_and_answer(config: Config, subjects: _Subjects, console: Console) -
         )
     _print_samples(console, samples)
     answered = answer_sets(
-        config, sets, subjects.answering, subjects.tokenizer, mesh=subjects.generation_mesh, console=console
+        config, sets, subjects.answering, subjects.tokenizers, mesh=subjects.generation_mesh, console=console
     )
     facts = {
         "source": config.data.source,
@@ -178,36 +173,6 @@ def _pruning(config: Config, teacher: LoadedTeacher, *, with_run: bool) -> Pruni
     )[0]
 
 
-def held_out_batches(config: Config, examples: Examples, tokenizer: Any) -> EvaluationBatches:
-    """Returns this process's rows of the evaluation's batches."""
-    share = row_share(make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor))
-    return evaluation_batches(
-        examples,
-        tokenizer,
-        template=config.data.template,
-        sequence_length=config.data.sequence_length,
-        batch_size=config.evaluation.batch_size,
-        packing=config.data.packing,
-        overlong=config.data.overlong,
-        process_index=share.index,
-        process_count=share.count,
-    )
-
-
-def _measure(config: Config, subjects: _Subjects, batches: EvaluationBatches, console: Console) -> Report:
-    held = list(batches)
-    students = {name: model for name, model in subjects.models.items() if name != TEACHER}
-    with progress_line(console, "evaluating", total=len(held)) as on_batch:
-        return measure(
-            subjects.models[TEACHER],
-            students,
-            held,
-            vocab_size=len(subjects.tokenizer),
-            mesh=subjects.mesh,
-            on_batch=on_batch,
-        )
-
-
 def _with_rouge(config: Config, report: Report, subjects: _Subjects, examples: Examples) -> Report:
     """The report with the models' ROUGE-L on evenly spaced examples, where that is asked for."""
     if not config.evaluation.rouge_examples:
@@ -219,7 +184,7 @@ def _with_rouge(config: Config, report: Report, subjects: _Subjects, examples: E
         answers = answer(
             model,
             [example.prompt for example in picked],
-            subjects.tokenizer,
+            subjects.tokenizers[name],
             template=config.data.template,
             max_new_tokens=config.evaluation.sample_tokens,
             batch_size=min(len(picked), _ROUGE_ROWS),

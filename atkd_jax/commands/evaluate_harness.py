@@ -51,9 +51,17 @@ def check_harness(config: Config, tasks: str) -> list[str]:
 
 
 def run_harness(
-    config: Config, tasks: str, models: Mapping[str, Decoder], tokenizer: Any, *, mesh: Mesh, console: Console
+    config: Config,
+    tasks: str,
+    models: Mapping[str, Decoder],
+    tokenizers: Mapping[str, Any],
+    *,
+    mesh: Mesh,
+    console: Console,
 ) -> None:
     """Runs the tasks on every model, prints a table, and keeps the results in harness.json of the run directory.
+
+    Each model reads with its own of the tokenizers.
 
     Raises:
         InputError: A task's data cannot be read.
@@ -71,7 +79,7 @@ def run_harness(
     for name, model in models.items():
         adapter = HarnessModel(
             model,
-            tokenizer,
+            tokenizers[name],
             batch_size=own.batch_size,
             max_length=own.max_length,
             max_new_tokens=own.max_new_tokens,

@@ -37,12 +37,14 @@ def answer_sets(
     config: Config,
     sets: Mapping[str, list[Instruction]],
     models: Mapping[str, Decoder],
-    tokenizer: Any,
+    tokenizers: Mapping[str, Any],
     *,
     mesh: Mesh | None,
     console: Console,
 ) -> dict[str, Any]:
     """Lets every model answer every set, prints a table of each, and keeps the answers as JSONL in the run directory.
+
+    Each model reads with its own of the tokenizers.
 
     Returns:
         What evaluation.json holds of the sets.
@@ -64,7 +66,7 @@ def answer_sets(
                 name,
                 instructions,
                 models,
-                tokenizer,
+                tokenizers,
                 wording=own.prompt,
                 template=config.data.template,
                 decodings=ways,

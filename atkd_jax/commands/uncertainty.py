@@ -11,7 +11,7 @@ from rich.table import Table
 
 from atkd_jax.analysis.plots import draw_densities
 from atkd_jax.analysis.uncertainty import density, describe, token_uncertainties
-from atkd_jax.commands.evaluate import held_out_batches
+from atkd_jax.commands.held_out import held_out_batches
 from atkd_jax.commands.progress_line import progress_line
 from atkd_jax.commands.run_directory import write_text
 from atkd_jax.commands.verbs import UncertaintyOptions

@@ -13,6 +13,7 @@ from atkd_jax.data.examples import Example, Examples, spaced_examples
 from atkd_jax.data.images import LabelledImages, load_images
 from atkd_jax.data.instructions import Instruction, open_instructions
 from atkd_jax.data.jsonl import read_prompts
+from atkd_jax.data.shared_text import SharedText, shared_text
 from atkd_jax.data.sources import open_source
 from atkd_jax.data.templates import Template, render_prompt
 from atkd_jax.data.training_batches import TrainingBatches, merge_states, training_batches
@@ -26,6 +27,7 @@ __all__ = [
     "Examples",
     "Instruction",
     "LabelledImages",
+    "SharedText",
     "Template",
     "TrainingBatches",
     "evaluation_batches",
@@ -37,6 +39,7 @@ __all__ = [
     "open_source",
     "read_prompts",
     "render_prompt",
+    "shared_text",
     "spaced_examples",
     "training_batches",
     "write_answers",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ class SetAnswers:
     Attributes:
         name: The set's.
         instructions: What was asked.
-        truncated_prompts: How many prompts lost their beginning.
+        truncated_prompts: How many prompts lost their beginning, for at least one model.
         answers: model -> decoding's name -> an answer per instruction.
     """
 
@@ -116,7 +117,7 @@ def answer_set(
     name: str,
     instructions: Sequence[Instruction],
     models: Mapping[str, Decoder],
-    tokenizer: Any,
+    tokenizers: Mapping[str, Any],
     *,
     wording: Wording,
     template: TemplateName,
@@ -133,7 +134,7 @@ def answer_set(
         name: The set's.
         instructions: What is asked.
         models: By name, their parameters where they shall lie.
-        tokenizer: The models' own.
+        tokenizers: Each model's own, by its name.
         wording: `paper`: `paper_prompt`, as it stands, after what the tokenizer puts before a text. `data`: as a
             training example would have it, in `template`.
         template: See `Template`.
@@ -144,26 +145,28 @@ def answer_set(
         mesh: Rows are split over its devices.
         on_answers: Is told how many more have been answered.
     """
-    form = Template("plain" if wording == "paper" else template, tokenizer)
-    prompts = [form.prompt_ids(_worded(asked, wording)) for asked in instructions]
-    truncated = sum(len(prompt) > max_prompt_tokens for prompt in prompts)
-    prompts = [prompt[-max_prompt_tokens:] for prompt in prompts]
+    texts = [_worded(asked, wording) for asked in instructions]
+    truncated: set[int] = set()
 
-    def answers(model: Decoder, decoding: Decoding) -> list[Answer]:
-        return answer_prompts(
+    def answers(model: Decoder, tokenizer: Any) -> dict[str, list[Answer]]:
+        form = Template("plain" if wording == "paper" else template, tokenizer)
+        prompts = [form.prompt_ids(text) for text in texts]
+        truncated.update(number for number, prompt in enumerate(prompts) if len(prompt) > max_prompt_tokens)
+        written = partial(
+            answer_prompts,
             model,
-            prompts,
+            [prompt[-max_prompt_tokens:] for prompt in prompts],
             tokenizer,
             form=form,
-            decoding=decoding,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
             mesh=mesh,
             on_answers=on_answers,
         )
+        return {decoding.name: written(decoding=decoding) for decoding in decodings}
 
-    found = {own: {decoding.name: answers(model, decoding) for decoding in decodings} for own, model in models.items()}
-    return SetAnswers(name, instructions, truncated, found)
+    found = {own: answers(model, tokenizers[own]) for own, model in models.items()}
+    return SetAnswers(name, instructions, len(truncated), found)
 
 
 def render_set(name: str, count: int, scores: Mapping[str, Mapping[str, Any]]) -> Table:

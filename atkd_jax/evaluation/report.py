@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,11 @@ from rich.table import Table
 TEACHER = "teacher"
 # Equal intervals of confidence, as in Guo et al., 2017 (arXiv 1706.04599), section 3.
 CALIBRATION_BINS = 15
+OWN_TOKENS = (
+    "Teacher and student have tokens of their own. Perplexities and accuracies are per token of each and do not "
+    "compare; bits per byte are of the same text and do. KL to the teacher, top-1 agreement and deciles of the "
+    "teacher's uncertainty do not exist between different vocabularies."
+)
 
 
 @dataclass(frozen=True)
@@ -20,22 +25,26 @@ class Scores:
 
     Attributes:
         cross_entropy: -log p(target), nats per token.
-        forward_kl: KL(teacher || model), nats per token.
-        reverse_kl: KL(model || teacher), nats per token.
-        agreement: Share of tokens where the model's likeliest token is the teacher's.
+        forward_kl: KL(teacher || model), nats per token; None where the two have tokens of their own.
+        reverse_kl: KL(model || teacher), nats per token; likewise.
+        agreement: Share of tokens where the model's likeliest token is the teacher's; likewise.
         accuracy: Share of tokens where the model's likeliest token is the target.
         calibration_error: The expected calibration error, 0 to 1: the mean over tokens, grouped by the probability of
             the likeliest token into `CALIBRATION_BINS` equal intervals, of |a group's accuracy - its mean probability|.
         rouge_l: Of answers to prompts, 0 to 100; None where none were asked for.
+        tokens: How many of the model's own tokens were counted, where models have tokens of their own; else None.
+        bits_per_byte: -log2 p(responses) by their bytes of UTF-8, the closing tokens in the sum too; likewise.
     """
 
     cross_entropy: float
-    forward_kl: float
-    reverse_kl: float
-    agreement: float
+    forward_kl: float | None
+    reverse_kl: float | None
+    agreement: float | None
     accuracy: float
     calibration_error: float
     rouge_l: float | None = None
+    tokens: int | None = None
+    bits_per_byte: float | None = None
 
     @property
     def perplexity(self) -> float:
@@ -51,7 +60,7 @@ class Scores:
             return math.inf
 
     def to_json(self) -> dict[str, float | None]:
-        """The scores as JSON can hold them; a number that is not finite becomes None."""
+        """The scores as JSON can hold them: what there is none of is left out, and what is not finite becomes None."""
         values = {
             "perplexity": self.perplexity,
             "cross_entropy": self.cross_entropy,
@@ -60,10 +69,12 @@ class Scores:
             "top1_agreement": self.agreement,
             "top1_accuracy": self.accuracy,
             "expected_calibration_error": self.calibration_error,
+            "rouge_l": self.rouge_l,
+            "tokens": self.tokens,
+            "bits_per_byte": self.bits_per_byte,
         }
-        if self.rouge_l is not None:
-            values["rouge_l"] = self.rouge_l
-        return {name: value if math.isfinite(value) else None for name, value in values.items()}
+        there = {name: value for name, value in values.items() if value is not None}
+        return {name: value if math.isfinite(value) else None for name, value in there.items()}
 
 
 @dataclass(frozen=True)
@@ -87,15 +98,25 @@ class Decile:
 
 @dataclass(frozen=True)
 class Report:
-    """The scores of the teacher and of the students, in the order of the table's columns; the deciles, surest first."""
+    """The scores of the teacher and of the students, in the order of the table's columns.
+
+    Attributes:
+        counted_tokens: Of every model; where models have tokens of their own, of the students.
+        scores: By name.
+        deciles: Surest first; none where models have tokens of their own.
+        text_bytes: Of the responses, where models have tokens of their own; else None.
+    """
 
     counted_tokens: int
     scores: Mapping[str, Scores]
     deciles: tuple[Decile, ...] = ()
+    text_bytes: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON can hold it."""
+        own_tokens = {} if self.text_bytes is None else {"text_bytes": self.text_bytes, "note": OWN_TOKENS}
         return {
+            **own_tokens,
             "counted_tokens": self.counted_tokens,
             "calibration_bins": CALIBRATION_BINS,
             "models": {name: own.to_json() for name, own in self.scores.items()},
@@ -114,19 +135,30 @@ class Report:
 
 def render_table(report: Report, *, title: str) -> Table:
     """A table with a column per model and a row per measure."""
-    table = Table(title=title, caption=f"over {report.counted_tokens:,} response tokens", title_justify="left")
+    of_bytes = report.text_bytes is not None
+    over = f"{report.text_bytes:,} bytes of responses" if of_bytes else f"{report.counted_tokens:,} response tokens"
+    table = Table(title=title, caption=f"over {over}", title_justify="left")
     table.add_column("")
     for name in report.scores:
         table.add_column(name, justify="right")
     scores = report.scores.values()
-    table.add_row("perplexity", *(_short(own.perplexity) for own in scores))
-    table.add_row("forward KL to the teacher", *(f"{own.forward_kl:.4f}" for own in scores))
-    table.add_row("reverse KL to the teacher", *(f"{own.reverse_kl:.4f}" for own in scores))
-    table.add_row("top-1 agreement", *(f"{own.agreement:.1%}" for own in scores))
-    table.add_row("top-1 accuracy", *(f"{own.accuracy:.1%}" for own in scores))
-    table.add_row("calibration error", *(f"{own.calibration_error:.4f}" for own in scores))
-    if any(own.rouge_l is not None for own in scores):
-        table.add_row("ROUGE-L", *("" if own.rouge_l is None else f"{own.rouge_l:.2f}" for own in scores))
+
+    def add(title: str, form: str, values: Iterable[float | None]) -> None:
+        cells = ["" if value is None else form.format(value) for value in values]
+        if any(cells):
+            table.add_row(title, *cells)
+
+    add("response tokens", "{:,}", (own.tokens for own in scores))
+    table.add_row(
+        "perplexity, of own tokens" if of_bytes else "perplexity", *(_short(own.perplexity) for own in scores)
+    )
+    add("bits per byte", "{:.4f}", (own.bits_per_byte for own in scores))
+    add("forward KL to the teacher", "{:.4f}", (own.forward_kl for own in scores))
+    add("reverse KL to the teacher", "{:.4f}", (own.reverse_kl for own in scores))
+    add("top-1 agreement", "{:.1%}", (own.agreement for own in scores))
+    add("top-1 accuracy", "{:.1%}", (own.accuracy for own in scores))
+    add("calibration error", "{:.4f}", (own.calibration_error for own in scores))
+    add("ROUGE-L", "{:.2f}", (own.rouge_l for own in scores))
     return table
 
 

@@ -26,7 +26,7 @@ class Sample:
 def sample_answers(
     models: Mapping[str, Decoder],
     examples: Sequence[Example],
-    tokenizer: Any,
+    tokenizers: Mapping[str, Any],
     *,
     template: TemplateName,
     max_new_tokens: int,
@@ -37,7 +37,7 @@ def sample_answers(
     Args:
         models: By name.
         examples: Whose prompts are answered.
-        tokenizer: The models' own.
+        tokenizers: Each model's own, by its name.
         template: How a prompt becomes tokens, and which tokens end an answer.
         max_new_tokens: The longest answer.
         mesh: Rows are split over its devices.
@@ -47,7 +47,7 @@ def sample_answers(
     """
     prompts = [example.prompt for example in examples]
     answers = {
-        name: answer(model, prompts, tokenizer, template=template, max_new_tokens=max_new_tokens, mesh=mesh)
+        name: answer(model, prompts, tokenizers[name], template=template, max_new_tokens=max_new_tokens, mesh=mesh)
         for name, model in models.items()
     }
     return [

@@ -37,7 +37,7 @@ def test_every_model_answers_in_every_way(tiny_teacher_directory, tiny_tokenizer
         "pairs",
         ASKED,
         {"teacher": model},
-        tiny_tokenizer,
+        {"teacher": tiny_tokenizer},
         wording="paper",
         decodings=ways,
         on_answers=done.append,
@@ -52,7 +52,8 @@ def test_every_model_answers_in_every_way(tiny_teacher_directory, tiny_tokenizer
     (_, record) = found.records("teacher", "seed_2")
     assert record["input"] == "It adds two numbers."
     assert record["rouge_l"] == best_rouge_l(record["answer"], record["references"])
-    short = answer_set("pairs", ASKED, {"a": model}, tiny_tokenizer, wording="data", decodings=ways[:1], **settings)
+    tokenizers = {"a": tiny_tokenizer}
+    short = answer_set("pairs", ASKED, {"a": model}, tokenizers, wording="data", decodings=ways[:1], **settings)
     assert short.truncated_prompts < 2
 
 

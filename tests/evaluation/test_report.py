@@ -65,6 +65,31 @@ def test_the_deciles_have_a_table():
     assert "1,234.5 response tokens a row" in text
 
 
+def test_models_with_tokens_of_their_own_are_shown_without_what_needs_one_vocabulary():
+    scores = {
+        "teacher": Scores(2.0, None, None, None, 0.5, 0.02, tokens=2000, bits_per_byte=1.25),
+        "student after": Scores(3.0, None, None, None, 0.25, 0.0625, 17.5, tokens=2500, bits_per_byte=1.5),
+    }
+    report = Report(2500, scores, text_bytes=4321)
+    text = rendered(report)
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines()]
+    for row in (
+        ["response tokens", "2,000", "2,500"],
+        ["perplexity, of own tokens", "7.39", "20.09"],
+        ["bits per byte", "1.2500", "1.5000"],
+        ["ROUGE-L", "", "17.50"],
+    ):
+        assert row in cells
+    assert "over 4,321 bytes of responses" in text
+    assert "KL" not in text
+    assert "agreement" not in text
+    kept = report.to_json()
+    assert (kept["text_bytes"], kept["unc_deciles"]) == (4321, [])
+    assert "do not exist between different vocabularies" in kept["note"]
+    assert kept["models"]["teacher"]["bits_per_byte"] == 1.25
+    assert not {"forward_kl", "reverse_kl", "top1_agreement", "rouge_l"} & kept["models"]["teacher"].keys()
+
+
 def test_a_diverged_student_is_still_reported():
     report = Report(1, {"teacher": Scores(1e4, math.nan, math.inf, 0.0, 0.0, math.nan)})
     assert report.scores["teacher"].perplexity == math.inf

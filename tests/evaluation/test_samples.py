@@ -13,9 +13,9 @@ def model(tiny_teacher_directory):
 
 
 def test_every_model_answers_every_prompt(model, tiny_tokenizer):
-    samples = sample_answers(
-        {"teacher": model, "again": model}, EXAMPLES, tiny_tokenizer, template="chat", max_new_tokens=5
-    )
+    models = {"teacher": model, "again": model}
+    tokenizers = dict.fromkeys(models, tiny_tokenizer)
+    samples = sample_answers(models, EXAMPLES, tokenizers, template="chat", max_new_tokens=5)
     assert [(sample.prompt, sample.response) for sample in samples] == [
         (example.prompt, example.response) for example in EXAMPLES
     ]
@@ -26,4 +26,5 @@ def test_every_model_answers_every_prompt(model, tiny_tokenizer):
 
 
 def test_no_prompts_have_no_answers(model, tiny_tokenizer):
-    assert sample_answers({"teacher": model}, [], tiny_tokenizer, template="chat", max_new_tokens=5) == []
+    tokenizers = {"teacher": tiny_tokenizer}
+    assert sample_answers({"teacher": model}, [], tokenizers, template="chat", max_new_tokens=5) == []

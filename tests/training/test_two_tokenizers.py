@@ -5,13 +5,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from flax import nnx
 from rich.console import Console
 from tiny_models import make_tokenizer
+from transformers import AutoModelForCausalLM
 
 from atkd_jax.commands.main import main
 from atkd_jax.config import Config
 from atkd_jax.config_file import dump_config
+from atkd_jax.data import Template
 from atkd_jax.errors import InputError
 from atkd_jax.interop import export_model, load_tokenizer
 from atkd_jax.models import Decoder, DecoderConfig
@@ -95,17 +98,65 @@ def test_any_other_objective_refuses_two_tokenizers(config):
         run(config(run_dir="refused", objective={"name": "forward_kl"}))
 
 
-def test_verbs_read_each_model_in_its_own_tokens(finished, tmp_path, capsys, student_directory):
-    settings = finished[0]
-    path = tmp_path / "config.yaml"
-    path.write_text(dump_config(settings))
+@pytest.fixture(scope="module")
+def exported(finished, tmp_path_factory):
+    """The words that name the run's config, once its student has been exported."""
+    path = tmp_path_factory.mktemp("exported") / "config.yaml"
+    path.write_text(dump_config(finished[0]))
     assert main(["export", "--config", str(path)]) == 0
-    own = load_tokenizer(settings.run_dir / "student")
-    assert own.get_vocab() == load_tokenizer(student_directory).get_vocab()
-    assert json.loads((settings.run_dir / "student" / "generation_config.json").read_text())["eos_token_id"] == 2
-    assert main(["evaluate", "--config", str(path)]) == 2
-    assert "no divergence exists between models with tokens of their own" in capsys.readouterr().err
-    assert main(["generate", "--config", str(path), "--prompt", "Add 1", "--max_new_tokens", "3"]) == 0
+    return ["--config", str(path)]
+
+
+def test_the_student_leaves_with_its_own_tokenizer(finished, exported, student_directory):
+    directory = finished[0].run_dir / "student"
+    assert load_tokenizer(directory).get_vocab() == load_tokenizer(student_directory).get_vocab()
+    assert json.loads((directory / "generation_config.json").read_text())["eos_token_id"] == 2
+    assert main(["generate", *exported, "--prompt", "Add 1", "--max_new_tokens", "3"]) == 0
+
+
+def nats_and_tokens(directory, examples):
+    """-log p of the responses and how many tokens they are, by transformers' PyTorch model, one example at a time."""
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float64)
+    form = Template("chat", load_tokenizer(directory))
+    nats, tokens = 0.0, 0
+    for example in examples:
+        prompt, response = form.prompt_ids(example["prompt"]), form.response_ids(example["response"])
+        ids = torch.tensor([[*prompt, *response]])
+        with torch.no_grad():
+            log_probs = model(ids).logits[0, :-1, : len(load_tokenizer(directory))].log_softmax(-1)
+        found = log_probs.gather(-1, ids[0, 1:, None])[len(prompt) - 1 :]
+        nats, tokens = nats - float(found.sum()), tokens + len(found)
+    return nats, tokens
+
+
+def test_evaluate_measures_each_in_its_own_tokens_and_all_per_byte(
+    finished, exported, examples, capsys, tiny_teacher_directory, student_directory
+):
+    run_dir = finished[0].run_dir
+    # At this length the longest ones in the student's tokens do not fit, and all do in the teacher's.
+    data = [json.loads(line) for line in examples.read_text().splitlines()]
+    reader = Template("chat", load_tokenizer(student_directory))
+    lengths = [len(reader.prompt_ids(each["prompt"]) + reader.response_ids(each["response"])) for each in data]
+    whole = [each for each, length in zip(data, lengths, strict=True) if length < max(lengths)]
+    words = ["--data.sequence_length", str(max(lengths) - 1), "--evaluation.rouge_examples", "2"]
+    assert main(["evaluate", *exported, *words]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "KL to the teacher, top-1 agreement and deciles of the teacher's uncertainty do not exist" in out
+    assert "forward KL" not in out
+    kept = json.loads((run_dir / "evaluation.json").read_text())
+    assert (kept["examples"], kept["dropped_examples"]) == (len(whole), len(data) - len(whole))
+    assert kept["text_bytes"] == sum(len(each["response"].encode()) for each in whole)
+    assert kept["unc_deciles"] == []
+    directories = {"teacher": tiny_teacher_directory, "student before": student_directory}
+    for name, directory in (directories | {"student after": run_dir / "student"}).items():
+        own = kept["models"][name]
+        nats, tokens = nats_and_tokens(directory, whole)
+        assert own["tokens"] == tokens
+        np.testing.assert_allclose(own["cross_entropy"], nats / tokens, rtol=1e-5)
+        np.testing.assert_allclose(own["bits_per_byte"], nats / np.log(2) / kept["text_bytes"], rtol=1e-5)
+        assert not {"forward_kl", "reverse_kl", "top1_agreement"} & own.keys()
+        assert 0 <= own["rouge_l"] <= 100
+    assert list(kept["samples"][0]["answers"]) == list(kept["models"])
 
 
 @pytest.mark.slow
