@@ -13,7 +13,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from atkd_jax.interop.families.rotary import write_scaling
 from atkd_jax.models import Decoder, DecoderConfig
 from atkd_jax.models.layer_kinds import layer_kinds
-from atkd_jax.models.rotary import rotary_angles
 
 GROUPED = DecoderConfig(
     vocab_size=101, width=32, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=8, mlp_width=48, max_position=256
@@ -70,7 +69,7 @@ def torch_llama(config: DecoderConfig) -> LlamaForCausalLM:
 def angles_of(config: DecoderConfig, positions: jax.Array, layer: int = 0) -> tuple[jax.Array, jax.Array]:
     """The cosines and sines by which one layer turns."""
     kinds = layer_kinds(config)
-    cosines, sines = rotary_angles(kinds.frequencies, positions, kinds.amplitudes)
+    cosines, sines = kinds.angles(positions)
     return cosines[kinds.each[layer].rotation], sines[kinds.each[layer].rotation]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -106,8 +107,12 @@ def begin_rows(plan: Plan, params: tuple[Any, ...], rows: Rows, knobs: Knobs) ->
         plan, knobs, [model.logits(hidden[:, -1]) for model, (hidden, _) in zip(models, passes, strict=True)]
     )
     caches = tuple(cache.unstacked() if plan.unstack else cache for _, cache in passes)
+    text = None
+    if any(_may_turn_anew(plan, model, rows) for model in models):
+        text = jnp.pad(rows.tokens, ((0, 0), (0, plan.ending.max_new_tokens)))
     choose = partial(_chosen, plan, knobs, rows.keys)
-    return _visible(plan, begin_writing(logits, caches, choose=choose, ending=plan.ending, is_wanted=rows.is_wanted))
+    state = caches, text
+    return _visible(plan, begin_writing(logits, state, choose=choose, ending=plan.ending, is_wanted=rows.is_wanted))
 
 
 @partial(jax.jit, static_argnames="plan", donate_argnames="writing")
@@ -120,17 +125,64 @@ def go_on_rows(
     layers = [model.unstacked_layers() if plan.unstack else None for model in models]
     prompt_lengths = jnp.sum(rows.present, axis=1, dtype=jnp.int32)
 
-    def advance(tokens: jax.Array, step: jax.Array, caches: tuple[KVCache, ...]):
+    def advance(tokens: jax.Array, step: jax.Array, state: tuple[tuple[KVCache, ...], jax.Array | None]):
+        caches, text = state
         positions = (prompt_lengths + step)[:, None]
+        if text is not None:
+            text = jax.lax.dynamic_update_slice_in_dim(text, tokens[:, None], rows.tokens.shape[1] + step, axis=1)
         logits, renewed = [], []
         for model, own_layers, cache in zip(models, layers, caches, strict=True):
+            if text is not None and _may_turn_anew(plan, model, rows):
+                cache = _turned_anew(plan, model, rows, text, cache, length=positions[:, 0] + 1)
             hidden, cache = model.decode(tokens[:, None], positions=positions, cache=cache, layers=own_layers)
             logits.append(model.logits(hidden[:, 0]))
             renewed.append(cache)
-        return _combined(plan, knobs, logits), tuple(renewed)
+        return _combined(plan, knobs, logits), (tuple(renewed), text)
 
     choose = partial(_chosen, plan, knobs, rows.keys)
     return _visible(plan, go_on_writing(writing, advance=advance, choose=choose, ending=plan.ending, until=until))
+
+
+def _may_turn_anew(plan: Plan, model: Decoder, rows: Rows) -> bool:
+    """Return whether a row may grow beyond the length from which on all of it is turned by other frequencies."""
+    limit = model.rotation_limit
+    return limit is not None and rows.tokens.shape[1] + plan.ending.max_new_tokens > limit
+
+
+def _turned_anew(
+    plan: Plan, model: Decoder, rows: Rows, text: jax.Array, cache: KVCache, *, length: jax.Array
+) -> KVCache:
+    """Return the cache with the rows computed anew that the next token makes longer than `rotation_limit`.
+
+    Args:
+        plan: what the program is compiled for.
+        model: whose cache it is.
+        rows: the prompts.
+        text: int32 [B, slots], prompts and what was written after them, the next token included.
+        cache: of the tokens before the next one.
+        length: int [B], of each row with the next token.
+    """
+    limit = model.rotation_limit
+    assert limit is not None  # the caller's own check
+    crosses = length == limit + 1
+
+    def anew(cache: KVCache) -> KVCache:
+        slots = jnp.arange(text.shape[1])[None]
+        prompt = rows.tokens.shape[1]
+        present = jnp.pad(rows.present, ((0, 0), (0, text.shape[1] - prompt))) | (slots >= prompt)
+        present &= slots <= cache.length
+        positions = jnp.maximum(jnp.cumsum(present, axis=1, dtype=jnp.int32) - 1, 0)
+        segments = present.astype(jnp.int32)
+        fresh = model.prefill(text, positions=positions, segment_ids=segments, max_length=text.shape[1])[1]
+        fresh = fresh.unstacked() if plan.unstack else fresh
+        # A row's axis is the first of one layer's array, and the second of a stack.
+        where = crosses.reshape((-1, 1, 1, 1) if plan.unstack else (1, -1, 1, 1, 1))
+        key, value = jax.tree.map(
+            lambda new, old: jnp.where(where, new, old), (fresh.key, fresh.value), (cache.key, cache.value)
+        )
+        return dataclasses.replace(cache, key=key, value=value)
+
+    return jax.lax.cond(jnp.any(crosses), anew, lambda cache: cache, cache)
 
 
 def _split(plan: Plan, rows: Rows) -> Rows:

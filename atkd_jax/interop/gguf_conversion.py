@@ -6,17 +6,20 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from atkd_jax.errors import InputError
-from atkd_jax.interop.families import GGUF_KEYS, Family, Weight, family_for_gguf
+from atkd_jax.interop.families import Family, Weight, family_for_gguf
+from atkd_jax.interop.gguf_config import raw_config
 from atkd_jax.interop.gguf_layout import (
+    LONG_FACTORS,
     ROPE_FACTORS,
+    SHORT_FACTORS,
     heads_of_paired,
     names_in_gguf,
-    scaling_of_factors,
+    norm_shift,
     unpaired,
 )
 from atkd_jax.interop.gguf_tokenizer import tokenizer_of_gguf
@@ -46,36 +49,14 @@ def _open(file: Path) -> GGUFReader:
         ) from None
 
 
-def _tidy(value: Any) -> Any:
-    # 1e-5 was written as a float32 and comes back as 9.999999747378752e-06: the shortest text of it is 1e-05 again.
-    return float(str(np.float32(value))) if isinstance(value, float) else value
-
-
-def _raw_config(family: Family, metadata: Mapping[str, Any], tensors: Mapping[str, ReaderTensor]) -> dict[str, Any]:
-    """Return the config.json that the file's metadata amounts to."""
-    assert family.gguf is not None  # it was found by it
-    table = family.gguf
-    raw: dict[str, Any] = {"model_type": family.name, "vocab_size": len(metadata.get("tokenizer.ggml.tokens", ()))}
-    raw |= table.implied
-    for gguf_key, key in GGUF_KEYS.items():
-        value = metadata.get(f"{table.architecture}.{gguf_key}")
-        if value is not None:
-            raw[key] = _tidy(value)
-    raw["tie_word_embeddings"] = "output.weight" not in tensors
-    if metadata.get(f"{table.architecture}.rope.scaling.type", "none") != "none":
-        raise InputError("must have unscaled rotary embeddings, but has scaled ones; choose the safetensors weights.")
-    if ROPE_FACTORS in tensors:
-        factors = np.asarray(tensors[ROPE_FACTORS].data, np.float32)
-        raw["rope_scaling"] = scaling_of_factors(family.read_config(raw), factors)
-    return raw
-
-
 def _make(family: Family, weight: Weight, config: DecoderConfig, tensor: ReaderTensor) -> np.ndarray:
     from gguf import dequantize
 
     array = np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32)
     heads = heads_of_paired(family, weight, config)
-    return array if heads is None else unpaired(array, heads)
+    array = array if heads is None else unpaired(array, heads)
+    shift = norm_shift(family, weight)
+    return array - np.float32(shift) if shift else array
 
 
 def _plan(family: Family, config: DecoderConfig, tensors: Mapping[str, ReaderTensor]) -> list[PlannedTensor]:
@@ -93,7 +74,7 @@ def _plan(family: Family, config: DecoderConfig, tensors: Mapping[str, ReaderTen
                     f"as {list(shape)}; get it again."
                 )
             planned.append(PlannedTensor(name, shape, partial(_make, family, weight, config, tensor)))
-    surplus = tensors.keys() - gguf_names.values() - {ROPE_FACTORS}
+    surplus = tensors.keys() - gguf_names.values() - {ROPE_FACTORS, LONG_FACTORS, SHORT_FACTORS}
     if surplus:
         raise InputError(
             f"must hold only tensors that the family {family.name} computes with, but has {min(surplus)} too; choose "
@@ -121,7 +102,7 @@ def convert_gguf(file: Path, directory: Path, *, model_card: str) -> None:
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     try:
         family = family_for_gguf(str(metadata.get("general.architecture")))
-        raw = _raw_config(family, metadata, tensors)
+        raw = raw_config(family, metadata, tensors)
         config = family.read_config(raw)
         tokenizer = tokenizer_of_gguf(metadata, max_length=config.max_position)
         planned = _plan(family, config, tensors)

@@ -1,4 +1,4 @@
-"""How a model lies in a GGUF file, beside its Hugging Face checkpoint: names, paired rows, rotary factors."""
+"""How a model lies in a GGUF file, beside its checkpoint: names, paired rows, norms, rotary factors."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from atkd_jax.models.rotary import rotary_frequencies
 
 # The tensor of factors that LLaMA 3.1 and later divide their rotary frequencies by.
 ROPE_FACTORS = "rope_freqs.weight"
+# Those of LongRoPE.
+LONG_FACTORS, SHORT_FACTORS = "rope_factors_long.weight", "rope_factors_short.weight"
 # What all of them have in common; the file holds the factors alone.
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position": 8192}
 _HEADS = {
@@ -57,6 +59,16 @@ def paired(rows: np.ndarray, num_heads: int) -> np.ndarray:
     """Return what `unpaired` undoes."""
     pairs = rows.shape[0] // num_heads // 2
     return rows.reshape(num_heads, 2, pairs, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def norm_shift(family: Family, weight: Weight) -> float:
+    """Return what a tensor is in the file beyond what it is in a Hugging Face checkpoint: 1 in Gemma's norms, else 0.
+
+    Gemma's checkpoints hold what a norm's factor exceeds 1 by; `Gemma2Model.modify_tensors` of llama.cpp's converter
+    adds the 1 to every tensor whose name ends in `norm.weight`.
+    """
+    is_shifted = family.gguf is not None and family.gguf.adds_one_to_norms and weight.name.endswith("norm.weight")
+    return 1.0 if is_shifted else 0.0
 
 
 def rope_factors(config: DecoderConfig, scaling: Llama3RopeScaling) -> np.ndarray:

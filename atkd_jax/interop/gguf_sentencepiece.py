@@ -69,19 +69,26 @@ def sentencepiece_backend(metadata: Mapping[str, Any]) -> Tokenizer:
 
 def is_sentencepiece(rules: Mapping[str, Any]) -> bool:
     """Return whether a tokenizer.json is of the kind that such a file can say: spaces are letters, bytes are tokens."""
-    model = rules["model"]
+    model, splitter = rules["model"], rules.get("pre_tokenizer") or {}
     replaced = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
+    # Gemma's splits at spaces, of which there are none left by then.
+    splits_nothing = not splitter or (splitter.get("type"), splitter.get("pattern")) == ("Split", {"String": " "})
     return (
         model.get("type") == "BPE"
         and bool(model.get("byte_fallback"))
-        and rules.get("pre_tokenizer") is None
-        and replaced in (rules.get("normalizer") or {}).get("normalizers", [])
+        and splits_nothing
+        and replaced in _normalizers(rules)
     )
+
+
+def _normalizers(rules: Mapping[str, Any]) -> list[Any]:
+    normalizer = rules.get("normalizer") or {}
+    return normalizer.get("normalizers", [normalizer])
 
 
 def prepends_space(rules: Mapping[str, Any]) -> bool:
     """Return whether a text begins with a space of the tokenizer's own."""
-    return {"type": "Prepend", "prepend": _SPACE} in (rules.get("normalizer") or {}).get("normalizers", [])
+    return {"type": "Prepend", "prepend": _SPACE} in _normalizers(rules)
 
 
 def scores_and_types(

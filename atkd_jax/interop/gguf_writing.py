@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from flax import nnx
@@ -13,37 +13,26 @@ from transformers import PreTrainedTokenizerFast
 
 from atkd_jax.errors import InputError
 from atkd_jax.interop.exporting import one_tensor
-from atkd_jax.interop.families import FAMILIES, GGUF_KEYS, Family, family_of_config
-from atkd_jax.interop.gguf_layout import ROPE_FACTORS, heads_of_paired, names_in_gguf, paired, rope_factors
+from atkd_jax.interop.families import FAMILIES, Family, family_of_config
+from atkd_jax.interop.gguf_config import factor_tensors, metadata_of
+from atkd_jax.interop.gguf_layout import heads_of_paired, names_in_gguf, norm_shift, paired
 from atkd_jax.interop.gguf_tokenizer import add_tokenizer
 from atkd_jax.interop.new_directory import require_space
-from atkd_jax.models import Decoder, DecoderConfig, Llama3RopeScaling
+from atkd_jax.models import Decoder, DecoderConfig
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 
-def _described(family: Family, config: DecoderConfig) -> dict[str, Any]:
-    """Return the values of the file's keys, once they are seen to say all of the config."""
+def _gguf_family(config: DecoderConfig) -> Family:
+    """Return the config's family, once it is seen to have a table for such files."""
+    family = family_of_config(config)
     if family.gguf is None:
         known = ", ".join(each.name for each in FAMILIES if each.gguf)
         raise InputError(
             f"--format gguf writes the families {known}, but the student is of {family.name}; export it as safetensors."
         )
-    raw = {"head_dim": config.head_dim} | family.write_config(config)
-    values = {key: raw[name] for key, name in GGUF_KEYS.items()}
-    said: dict[str, Any] = {"model_type": family.name, "vocab_size": config.vocab_size} | dict(family.gguf.implied)
-    said |= {"tie_word_embeddings": config.tie_embeddings, **{name: raw[name] for name in GGUF_KEYS.values()}}
-    if isinstance(config.rope_scaling, Llama3RopeScaling):
-        said["rope_scaling"] = raw["rope_scaling"]  # by the factors
-    read = family.read_config(said)
-    if read != config:
-        lost = next(name for name, value in vars(config).items() if getattr(read, name) != value)
-        raise InputError(
-            f"--format gguf: a file of the architecture {family.gguf.architecture} means {lost}="
-            f"{getattr(read, lost)!r}, but the student has {getattr(config, lost)!r}; export it as safetensors."
-        )
-    return values
+    return family
 
 
 def _tensors(model: Decoder, family: Family) -> Iterator[tuple[str, np.ndarray]]:
@@ -51,14 +40,15 @@ def _tensors(model: Decoder, family: Family) -> Iterator[tuple[str, np.ndarray]]
     config = model.config
     names = names_in_gguf(family, config)
     arrays = {".".join(map(str, path)): slot.get_value() for path, slot in nnx.to_flat_state(nnx.state(model))}
-    if isinstance(config.rope_scaling, Llama3RopeScaling):
-        yield ROPE_FACTORS, rope_factors(config, config.rope_scaling)
+    yield from factor_tensors(config)
     for weight in family.weights(config):
         heads = heads_of_paired(family, weight, config)
         for place, name in weight.places(config):
             array = one_tensor(weight, [arrays[path] for path in weight.paths], place, weight.shape_in(config))
             array = np.asarray(array, np.float32)
             array = array if heads is None else paired(array, heads)
+            shift = norm_shift(family, weight)
+            array = array + np.float32(shift) if shift else array
             if array.ndim > 1:
                 with np.errstate(over="ignore"):
                     array = array.astype(np.float16)
@@ -115,9 +105,9 @@ def export_gguf(model: Decoder, file: Path, *, tokenizer: PreTrainedTokenizerFas
         raise InputError(
             "--format gguf writes by the package gguf, but that is not installed; run `pip install atkd-jax[gguf]`."
         ) from None
-    family = family_of_config(model.config)
-    values: Mapping[str, Any] = _described(family, model.config)
-    assert family.gguf is not None  # `_described` has seen to it
+    family = _gguf_family(model.config)
+    assert family.gguf is not None  # `_gguf_family` has seen to it
+    values = metadata_of(family, model.config)
     file.parent.mkdir(parents=True, exist_ok=True)
     require_space(file.parent, 2 * sum(slot.get_value().size for _, slot in nnx.to_flat_state(nnx.state(model))))
     unfinished = file.with_name(f".{file.name}.partial")
@@ -126,10 +116,8 @@ def export_gguf(model: Decoder, file: Path, *, tokenizer: PreTrainedTokenizerFas
         writer.add_name(name)
         writer.add_file_type(LlamaFileType.MOSTLY_F16)
         for key, value in values.items():
-            if isinstance(value, float):
-                writer.add_float32(f"{family.gguf.architecture}.{key}", value)
-            else:
-                writer.add_uint32(f"{family.gguf.architecture}.{key}", value)
+            add = {float: writer.add_float32, int: writer.add_uint32, str: writer.add_string}[type(value)]
+            add(f"{family.gguf.architecture}.{key}", value)
         add_tokenizer(writer, tokenizer, vocab_size=model.config.vocab_size)
         _write(writer, model, family)
         _read_back(unfinished, model, family)

@@ -11,7 +11,14 @@ from atkd_jax.models.pruning import Pruning, evenly_spaced_layers, most_importan
 from atkd_jax.models.quantization import quantize_in_place, weight_bytes
 from atkd_jax.models.quantized_array import Bits
 from atkd_jax.models.remat import Remat
-from atkd_jax.models.rope_scaling import LinearRopeScaling, Llama3RopeScaling, RopeScaling, YarnRopeScaling
+from atkd_jax.models.rope_scaling import (
+    DynamicRopeScaling,
+    LinearRopeScaling,
+    Llama3RopeScaling,
+    LongRopeScaling,
+    RopeScaling,
+    YarnRopeScaling,
+)
 from atkd_jax.models.sizes import SIZES, sized_config
 from atkd_jax.models.text_scorers import SequenceClassifier, TextScorer
 from atkd_jax.models.token_similarity import TokenSimilarity
@@ -22,12 +29,14 @@ __all__ = [
     "Bits",
     "Decoder",
     "DecoderConfig",
+    "DynamicRopeScaling",
     "ImageAutoencoder",
     "ImageClassifier",
     "Importance",
     "KVCache",
     "LinearRopeScaling",
     "Llama3RopeScaling",
+    "LongRopeScaling",
     "Pruning",
     "Remat",
     "RopeScaling",

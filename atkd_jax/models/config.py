@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from atkd_jax.errors import InputError
 from atkd_jax.models.mlp import ACTIVATIONS
 from atkd_jax.models.norms import NORM_KINDS, NormKind
-from atkd_jax.models.rope_scaling import RopeScaling
+from atkd_jax.models.rope_scaling import LongRopeScaling, RopeScaling
 
 NormPlacement = Literal["pre", "post", "branch", "sandwich"]
 Positions = Literal["rotary", "learned"]
@@ -142,6 +142,11 @@ def _check_combinations(config: DecoderConfig) -> None:
         raise InputError(
             "model config: head_dim, or rotary_dim where it is given, must be even, because rotary embedding turns "
             f"pairs, and within the head, got {turned} of {config.head_dim}; choose an even one."
+        )
+    if isinstance(config.rope_scaling, LongRopeScaling) and len(config.rope_scaling.short_factors) != turned // 2:
+        raise InputError(
+            f"model config: rope_scaling must have a factor for each of the {turned // 2} pairs that are turned, got "
+            f"{len(config.rope_scaling.short_factors)}; correct it."
         )
     for name in ("rotary_layers", "windowed_layers"):
         if len(getattr(config, name)) not in (0, config.num_layers):

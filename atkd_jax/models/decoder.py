@@ -21,7 +21,7 @@ from atkd_jax.models.linear import Linear
 from atkd_jax.models.norms import make_norm
 from atkd_jax.models.quantized_array import dequantized
 from atkd_jax.models.remat import Remat, check_remat, rematerialised
-from atkd_jax.models.rotary import rotary_angles
+from atkd_jax.models.rope_scaling import LongRopeScaling
 from atkd_jax.sharding import SEQUENCE_AXIS, constrain
 
 # The window of a layer -> who may look at whom.
@@ -80,6 +80,15 @@ class Decoder(nnx.Module):
         """c, where logits z of `head_matrix` become c tanh(z / c); None where they stay as they are."""
         return self.config.logit_softcap
 
+    @property
+    def rotation_limit(self) -> int | None:
+        """The number of tokens beyond which a whole text, its first tokens too, is turned by other frequencies.
+
+        None where that never happens. (Scaling of NTK's kind changes them with every token; nobody computes that anew.)
+        """
+        scaling = self.config.rope_scaling
+        return scaling.original_max_position if isinstance(scaling, LongRopeScaling) else None
+
     def _rows_of_embedding(self, tokens: jax.Array) -> jax.Array:
         rows = self.embedding[...][tokens]
         return dequantized(rows, self.embedding_scale[...][tokens]) if self.is_quantized else rows
@@ -105,9 +114,8 @@ class Decoder(nnx.Module):
         x = self.final_norm(x) if self.config.final_norm else x
         return x if self.config.embed_width is None else self.project_out(x)
 
-    def _angles(self, positions: jax.Array) -> Angles | None:
-        kinds = layer_kinds(self.config)
-        return None if kinds.frequencies is None else rotary_angles(kinds.frequencies, positions, kinds.amplitudes)
+    def _angles(self, positions: jax.Array, segment_ids: jax.Array | None = None) -> Angles | None:
+        return layer_kinds(self.config).angles(positions, segment_ids)
 
     def _scanned(self) -> tuple[nnx.GraphDef, tuple[Any, LayerKind | None]]:
         """Return the layers' structure, and what a scan takes apart: weights, and kinds where they differ."""
@@ -150,7 +158,7 @@ class Decoder(nnx.Module):
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         if segment_ids is None:
             segment_ids = jnp.ones_like(tokens)
-        angles, shared = self._angles(positions), layer_kinds(self.config).shared()
+        angles, shared = self._angles(positions, segment_ids), layer_kinds(self.config).shared()
         graphdef, scanned = self._scanned()
 
         def body(x, layer):
@@ -261,6 +269,9 @@ class Decoder(nnx.Module):
         A whole prompt and a single next token go through alike. Prompts of unequal length stand at the right of their
         rows, and the padding before them is segment 0.
 
+        Where rotary frequencies depend on a text's length, it is the length up to the call's last token, and what is in
+        the cache stays as it was turned; `rotation_limit` says when a caller may want it anew.
+
         Args:
             tokens: int [B, S], written to the next S slots. The caller sees to it that there are so many left.
             positions: int [B, S], counted from the row's first token that is no padding.
@@ -281,7 +292,8 @@ class Decoder(nnx.Module):
         )
         run = self._decode_stack if layers is None else partial(self._decode_layers, layers)
         x = self._embed(tokens, positions, room=segments.shape[1])
-        x, keys, values = run(x, lambda window: masks(window=window), self._angles(positions), cache)
+        angles = self._angles(positions, segment_ids)
+        x, keys, values = run(x, lambda window: masks(window=window), angles, cache)
         cache = KVCache(key=keys, value=values, segment_ids=segments, length=start + tokens.shape[1])
         return self._unembed(x), cache
 

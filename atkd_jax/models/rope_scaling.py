@@ -20,6 +20,11 @@ def _check_length(original_max_position: int) -> None:
         )
 
 
+def _check_amplitude(amplitude: float) -> None:
+    if not amplitude > 0:
+        raise InputError(f"rope_scaling: amplitude must be above 0, got {amplitude}; give 1 for no change.")
+
+
 @dataclass(frozen=True)
 class LinearRopeScaling:
     """All frequencies are divided by `factor` (Chen et al., 2023, arXiv 2306.15595)."""
@@ -80,8 +85,7 @@ class YarnRopeScaling:
                 f"rope_scaling: beta_slow must be positive and below beta_fast, got {self.beta_slow} and "
                 f"{self.beta_fast}; exchange or correct them."
             )
-        if not self.amplitude > 0:
-            raise InputError(f"rope_scaling: amplitude must be above 0, got {self.amplitude}; give 1 for no change.")
+        _check_amplitude(self.amplitude)
 
 
 def yarn_amplitude(factor: float, scale: float = 1.0) -> float:
@@ -89,4 +93,51 @@ def yarn_amplitude(factor: float, scale: float = 1.0) -> float:
     return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
-RopeScaling = LinearRopeScaling | Llama3RopeScaling | YarnRopeScaling
+@dataclass(frozen=True)
+class LongRopeScaling:
+    """LongRoPE (Ding et al., 2024, arXiv 2402.13753), with which Phi-3 reaches beyond the length of its training.
+
+    Each pair's frequency is divided by a factor of its own: of `short_factors` in texts of at most
+    `original_max_position` tokens, of `long_factors` in longer ones. What is turned is multiplied by `amplitude`.
+    """
+
+    short_factors: tuple[float, ...]
+    long_factors: tuple[float, ...]
+    original_max_position: int
+    amplitude: float
+
+    def __post_init__(self):
+        _check_length(self.original_max_position)
+        _check_amplitude(self.amplitude)
+        for name in ("short_factors", "long_factors"):
+            if not all(factor > 0 for factor in getattr(self, name)):
+                raise InputError(f"rope_scaling: {name} must all be above 0, got {getattr(self, name)}; correct them.")
+        if len(self.short_factors) != len(self.long_factors):
+            raise InputError(
+                "rope_scaling: short_factors and long_factors must be as many, got "
+                f"{len(self.short_factors)} and {len(self.long_factors)}; correct them."
+            )
+
+
+@dataclass(frozen=True)
+class DynamicRopeScaling:
+    """NTK-aware scaling by the length of each text, as transformers' `dynamic` has it.
+
+    In texts of L > `original_max_position` tokens the base is multiplied by
+    (factor L / original_max_position - factor + 1) ** (d / (d - 2)), d the number of elements that are turned.
+    """
+
+    factor: float
+    original_max_position: int
+
+    def __post_init__(self):
+        _check_factor(self.factor)
+        _check_length(self.original_max_position)
+
+
+def longrope_amplitude(factor: float, original_max_position: int) -> float:
+    """Return the amplitude that LongRoPE recommends, sqrt(1 + log(factor) / log(original_max_position))."""
+    return math.sqrt(1 + math.log(factor) / math.log(original_max_position)) if factor > 1 else 1.0
+
+
+RopeScaling = LinearRopeScaling | Llama3RopeScaling | YarnRopeScaling | LongRopeScaling | DynamicRopeScaling

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 
+import numpy as np
+
 from atkd_jax.errors import InputError
 from atkd_jax.models.config import DecoderConfig
+from atkd_jax.models.rope_scaling import LongRopeScaling, RopeScaling
 
 
 def _shape(
@@ -43,7 +46,8 @@ def sized_config(name: str, *, like: DecoderConfig) -> DecoderConfig:
     """Return a config with the shape called `name` and everything else, the vocabulary above all, taken from `like`.
 
     What goes with a shape is fitted to it: where `like` has as many heads with keys as heads, so has the result; the
-    share of a head that turns stays; what layers differ in is repeated or cut; and experts become one MLP.
+    share of a head that turns stays, and so do factors of its frequencies by their place among the pairs; what layers
+    differ in is repeated or cut; and experts become one MLP.
 
     Raises:
         InputError: where the table has no such name.
@@ -62,6 +66,7 @@ def sized_config(name: str, *, like: DecoderConfig) -> DecoderConfig:
     fitted = {
         "num_kv_heads": shape["num_heads" if like.num_kv_heads == like.num_heads else "num_kv_heads"],
         "rotary_dim": turned,
+        "rope_scaling": _fitted_scaling(like.rope_scaling, pairs=(turned or head_dim) // 2),
         "query_scalar": None if like.query_scalar is None else head_dim,
         "embed_width": None,
         "rotary_layers": repeated(like.rotary_layers),
@@ -72,3 +77,15 @@ def sized_config(name: str, *, like: DecoderConfig) -> DecoderConfig:
         "normalize_expert_weights": True,
     }
     return dataclasses.replace(like, **shape | fitted)
+
+
+def _fitted_scaling(scaling: RopeScaling | None, *, pairs: int) -> RopeScaling | None:
+    if not isinstance(scaling, LongRopeScaling) or len(scaling.short_factors) == pairs:
+        return scaling
+    # Pair number i of n turns by theta^(-i / n): what is at the same share of the way turns alike.
+    places, known = np.arange(pairs) / pairs, np.arange(len(scaling.short_factors)) / len(scaling.short_factors)
+    short, long = (
+        tuple(map(float, np.interp(places, known, factors)))
+        for factors in (scaling.short_factors, scaling.long_factors)
+    )
+    return dataclasses.replace(scaling, short_factors=short, long_factors=long)

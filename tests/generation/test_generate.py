@@ -143,7 +143,7 @@ def test_the_cache_is_split_over_rows(model, sharded):
     plan = Plan((model[0],), Ending(4, (), 0), is_greedy=True, top_k=None, mesh=mesh)
     rows = place_rows(PROMPTS, jax.random.split(jax.random.key(0), 4), rows=4, pad_id=0, mesh=mesh)
     writing = begin_rows(plan, (params,), rows, make_knobs(0.0, None))
-    keys = writing.state[0].key[0]
+    keys = writing.state[0][0].key[0]
     assert keys.sharding.shard_shape(keys.shape)[0] == 1
 
 

@@ -130,7 +130,10 @@ def test_without_the_gguf_package_it_is_said_what_to_install(
 @pytest.mark.parametrize(
     ("metadata", "words"),
     [
-        (lambda writer: writer.add_string("llama.rope.scaling.type", "yarn"), "must have unscaled rotary embeddings"),
+        (
+            lambda writer: writer.add_string("llama.rope.scaling.type", "yarn"),
+            "must have unscaled rotary embeddings, or linear",
+        ),
         (
             lambda writer: writer.add_tensor("blk.0.attn_q.bias", np.ones(64, np.float32)),
             r"must hold only tensors that the family llama computes with, but has blk\.0\.attn_q\.bias too",

@@ -3,6 +3,7 @@ import io
 import gguf
 import pytest
 import sentencepiece
+from tokenizers import normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from atkd_jax.errors import InputError
@@ -91,6 +92,29 @@ def test_what_is_written_is_what_was_read(tokenizer, metadata, tmp_path):
     again = tokenizer_of_gguf(written, max_length=64)
     for text in TEXTS:
         assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
+
+
+def test_gemmas_spelling_of_the_same_is_written_too(tokenizer, metadata, tmp_path):
+    """One normalizer by itself, and a splitting at spaces, of which it leaves none."""
+    if metadata["tokenizer.ggml.add_space_prefix"]:
+        pytest.skip("Gemma's texts begin as they are")
+    backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+    backend.normalizer = normalizers.Replace(" ", "\u2581")
+    backend.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    named = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "unk_token")}
+    gemma = PreTrainedTokenizerFast(tokenizer_object=backend, **named)
+    writer = gguf.GGUFWriter(tmp_path / "vocabulary.gguf", "gemma2")
+    add_tokenizer(writer, gemma, vocab_size=len(metadata["tokenizer.ggml.tokens"]))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    fields = gguf.GGUFReader(tmp_path / "vocabulary.gguf").fields
+    written = {name: field.contents() for name, field in fields.items() if name.startswith("tokenizer.")}
+    assert written["tokenizer.ggml.model"] == "llama"
+    assert written["tokenizer.ggml.add_space_prefix"] is False
+    again = tokenizer_of_gguf(written, max_length=64)
+    for text in TEXTS:
+        assert again(text)["input_ids"] == gemma(text)["input_ids"] == tokenizer(text)["input_ids"]
 
 
 def test_merges_that_no_scores_give_are_refused(tokenizer, tmp_path):

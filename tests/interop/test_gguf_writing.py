@@ -15,7 +15,8 @@ from atkd_jax.errors import InputError
 from atkd_jax.interop import export_gguf, load_model, load_tokenizer
 from atkd_jax.interop.gguf_conversion import convert_gguf
 from atkd_jax.interop.gguf_tokenizer import _patterns
-from atkd_jax.models import Decoder, DecoderConfig, Llama3RopeScaling
+from atkd_jax.models import Decoder, DecoderConfig, LinearRopeScaling, Llama3RopeScaling, LongRopeScaling
+from atkd_jax.models.rope_scaling import longrope_amplitude
 
 from .conftest import make_tokenizer
 
@@ -29,6 +30,16 @@ SHAPE = {
     "mlp_width": 48,
     "rope_theta": 5000.0,
 }
+GEMMA = {
+    "norm": "rms_centred",
+    "norm_placement": "sandwich",
+    "norm_eps": 1e-6,
+    "scale_embeddings": True,
+    "activation": "gelu_tanh",
+    "query_scalar": 8,
+    "window": 5,
+}
+LONG = LongRopeScaling((1.0, 1.1, 1.25), (2.5, 10.0, 60.3), 512, longrope_amplitude(4.0, 512))
 SWITCHES = {
     "llama": {"head_dim": 12, "tie_embeddings": True},
     "llama 3": {"family": "llama", "rope_scaling": Llama3RopeScaling(32.0, 1.0, 4.0, 8192), "head_dim": 64},
@@ -37,9 +48,40 @@ SWITCHES = {
     "qwen3": {"qk_norm": "head", "head_dim": 12},
     "olmo2": {"norm_placement": "branch", "qk_norm": "all_heads"},
     "smollm3": {"rotary_layers": (True, True, True, False)},
+    "gemma2": GEMMA
+    | {"attention_softcap": 20.0, "logit_softcap": 10.0, "tie_embeddings": True}
+    | {"windowed_layers": (True, False, True, False), "rope_scaling": LinearRopeScaling(8.0)},
+    "gemma3_text": GEMMA
+    | {"num_layers": 6, "windowed_layers": (True, True, True, True, True, False), "qk_norm": "head"}
+    | {"local_rope_theta": 20_000.0, "rope_scaling": LinearRopeScaling(8.0)},
+    "phi3": {"rope_scaling": LONG, "rotary_dim": 6, "window": 7},
+    "phi3, as it was first": {"family": "phi3", "tie_embeddings": True},
 }
+HEADS_256 = {"head_dim": 256, "query_scalar": 256, "num_heads": 2, "num_kv_heads": 1}
 # Those of which transformers reads GGUF files, with the only sizes of heads that it reads there.
-KNOWN_TO_TRANSFORMERS = {"llama": {}, "qwen2": {"head_dim": 8}, "qwen3": {"head_dim": 128}}
+KNOWN_TO_TRANSFORMERS = {
+    "llama": {},
+    "qwen2": {"head_dim": 8},
+    "qwen3": {"head_dim": 128},
+    # Of what such files say it does not read soft caps and linear scaling, nor a window of Phi-3's or its factors.
+    "gemma2": HEADS_256 | {"attention_softcap": 50.0, "logit_softcap": 30.0, "rope_scaling": None},
+    "gemma3_text": HEADS_256 | {"local_rope_theta": 10_000.0, "rope_scaling": None},
+    "phi3, as it was first": {},
+}
+
+
+# What makes a model one that GPT-NeoX's config can say.
+NEOX = {
+    "norm": "layer",
+    "norm_placement": "pre",
+    "qk_norm": "none",
+    "num_kv_heads": 4,
+    "gated_mlp": False,
+    "activation": "gelu",
+    "mlp_bias": True,
+    "qkv_bias": True,
+    "output_bias": True,
+}
 
 
 def make(name, **changes):
@@ -95,6 +137,46 @@ def test_matrices_are_float16_and_the_rest_float32(tmp_path, tiny_tokenizer):
     assert fields["tokenizer.ggml.token_type"][-1] == 5
 
 
+def fields_and_tensors(file):
+    reader = gguf.GGUFReader(file)
+    return {name: field.contents() for name, field in reader.fields.items()}, {
+        each.name: each for each in reader.tensors
+    }
+
+
+def test_what_the_converter_changes_is_changed(tmp_path, tiny_tokenizer):
+    """The names and numbers of `Gemma3Model` and `Phi3MiniModel` in llama.cpp's conversion/."""
+    model = make("gemma3_text")
+    export_gguf(model, tmp_path / "gemma.gguf", tokenizer=tiny_tokenizer, name="a student")
+    fields, tensors = fields_and_tensors(tmp_path / "gemma.gguf")
+    norms = {"attn_norm": "attention_norm", "post_attention_norm": "attention_post_norm"}
+    norms |= {"ffn_norm": "mlp_norm", "post_ffw_norm": "mlp_post_norm"}
+    for theirs, ours in norms.items():
+        expected = 1 + getattr(model.layers, ours).scale[...][2]
+        np.testing.assert_array_equal(tensors[f"blk.2.{theirs}.weight"].data, expected)
+    np.testing.assert_array_equal(
+        tensors["blk.2.attn_q_norm.weight"].data, 1 + model.layers.attention.query_norm.scale[...][2]
+    )
+    np.testing.assert_array_equal(tensors["output_norm.weight"].data, 1 + model.final_norm.scale[...])
+    assert fields["gemma3.attention.sliding_window"] == 5
+    assert (fields["gemma3.rope.scaling.type"], fields["gemma3.rope.scaling.factor"]) == ("linear", 8.0)
+
+    model = make("phi3")
+    export_gguf(model, tmp_path / "phi.gguf", tokenizer=tiny_tokenizer, name="a student")
+    fields, tensors = fields_and_tensors(tmp_path / "phi.gguf")
+    attention = model.layers.attention
+    expected = [each.kernel[...][1].reshape(32, -1).T for each in (attention.query, attention.key, attention.value)]
+    np.testing.assert_array_equal(tensors["blk.1.attn_qkv.weight"].data, np.concatenate(expected))
+    expected = [each.kernel[...][1].T for each in (model.layers.mlp.gate, model.layers.mlp.up)]
+    np.testing.assert_array_equal(tensors["blk.1.ffn_up.weight"].data, np.concatenate(expected))
+    np.testing.assert_array_equal(tensors["rope_factors_long.weight"].data, np.float32(LONG.long_factors))
+    np.testing.assert_array_equal(tensors["rope_factors_short.weight"].data, np.float32(LONG.short_factors))
+    assert fields["phi3.rope.scaling.original_context_length"] == 512
+    assert fields["phi3.rope.scaling.attn_factor"] == pytest.approx(LONG.amplitude, rel=1e-6)
+    assert (fields["phi3.rope.dimension_count"], fields["phi3.attention.sliding_window"]) == (6, 7)
+    assert "phi3.attention.key_length" not in fields
+
+
 def split_by(pattern):
     tokenizer = make_tokenizer()
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -121,9 +203,17 @@ def test_text_is_split_as_the_tokenizer_splits_it(name, tmp_path):
         (lambda: make("mistral", window=5), r"architecture llama means window=None, but the student has 5; export"),
         (lambda: make("smollm3", rotary_layers=(True,) * 4), r"means rotary_layers=\(True, True, True, False\), but"),
         (
-            lambda: make("olmo2", family="phi3", norm_placement="pre", qk_norm="none"),
-            "writes the families llama, .*of phi3",
+            lambda: make("olmo2", family="gpt_neox", **NEOX),
+            "writes the families llama, .*of gpt_neox",
         ),
+        (lambda: make("gemma2", query_scalar=9), "architecture gemma2 means query_scalar=8, but the student has 9"),
+        (lambda: make("gemma2", tie_embeddings=False), "means tie_embeddings=True, but the student has False"),
+        (lambda: make("gemma2", logit_softcap=None), r"means logit_softcap=30\.0, but the student has None"),
+        (
+            lambda: make("phi3", head_dim=6, rotary_dim=None),
+            "architecture phi3 means head_dim=8, but the student has 6",
+        ),
+        (lambda: make("llama", rope_scaling=LONG, head_dim=6), "means rope_scaling=None, but the student has LongRope"),
     ],
 )
 def test_what_a_file_cannot_say_is_refused(model, words, tmp_path, tiny_tokenizer):

@@ -10,7 +10,7 @@ from flax import nnx
 from llama_oracle import GROUPED, as_tree, make_pair
 
 from atkd_jax.errors import InputError
-from atkd_jax.models import Decoder, Llama3RopeScaling
+from atkd_jax.models import Decoder, Llama3RopeScaling, LongRopeScaling
 from atkd_jax.models.layer_kinds import layer_kinds
 from atkd_jax.models.rotary import rotary_angles
 
@@ -38,6 +38,11 @@ MIXED = dataclasses.replace(
 )
 LEARNED = dataclasses.replace(
     GROUPED, positions="learned", position_offset=2, embed_width=12, norm="layer", parallel_residual=True
+)
+
+# Two of the packed texts are longer than 6 tokens, and one is not.
+BY_LENGTH = dataclasses.replace(
+    MIXED, rope_scaling=LongRopeScaling((1.0, 1.5, 2.0, 3.0), (2.0, 4.0, 6.0, 9.0), 6, amplitude=1.2)
 )
 
 pair = cache(make_pair)
@@ -111,8 +116,9 @@ def _cross_entropy(decoder):
     return -jnp.mean(jnp.take_along_axis(log_probs, TOKENS[:, 1:, None], axis=-1))
 
 
-def test_a_packed_row_gives_what_its_examples_give_alone():
-    decoder = pair(GROUPED).decoder
+@pytest.mark.parametrize("config", [GROUPED, BY_LENGTH], ids=["alike", "turned by length"])
+def test_a_packed_row_gives_what_its_examples_give_alone(config):
+    decoder = pair(GROUPED).decoder if config is GROUPED else random_decoder(config)
     lengths = (7, 13, 5)
     examples = [TOKENS[0, start : start + length] for start, length in zip((0, 10, 25), lengths, strict=True)]
     row = np.concatenate([*examples, np.zeros(7, np.int32)])[None]

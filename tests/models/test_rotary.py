@@ -7,8 +7,14 @@ import torch
 from llama_oracle import GROUPED, angles_of, torch_llama
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from atkd_jax.models import LinearRopeScaling, Llama3RopeScaling, YarnRopeScaling
-from atkd_jax.models.rotary import rotary_frequencies, rotate
+from atkd_jax.models import (
+    DynamicRopeScaling,
+    LinearRopeScaling,
+    Llama3RopeScaling,
+    LongRopeScaling,
+    YarnRopeScaling,
+)
+from atkd_jax.models.rotary import rotary_frequencies, rotate, text_lengths
 
 SCALING = Llama3RopeScaling(factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position=64)
 CONFIGS = [
@@ -34,6 +40,30 @@ def test_rotation_is_that_of_transformers(config):
     expected, _ = apply_rotary_pos_emb(torch.tensor(heads), torch.tensor(heads), cosines, sines, unsqueeze_dim=2)
     turned = rotate(jnp.asarray(heads), *angles_of(config, jnp.asarray(positions)))
     np.testing.assert_allclose(turned, expected, atol=1e-4, rtol=0)
+
+
+FACTORS = [tuple(1 + slope * pair for pair in range(32)) for slope in (0.05, 0.4)]
+
+
+@pytest.mark.parametrize("scaling", [LongRopeScaling(*FACTORS, 64, 1.19), DynamicRopeScaling(4.0, 64)])
+@pytest.mark.parametrize("length", [64, 65, 150])
+def test_longer_texts_are_turned_as_transformers_turns_them(scaling, length):
+    config = dataclasses.replace(GROUPED, num_layers=1, head_dim=64, max_position=64, rope_scaling=scaling)
+    oracle = torch_llama(config).model.rotary_emb
+    positions = np.arange(length)[None]
+    expected = oracle(torch.zeros(1), torch.tensor(positions))
+    for ours, theirs in zip(angles_of(config, jnp.asarray(positions)), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs[..., :32], atol=1e-4, rtol=0)
+
+
+def test_every_text_of_a_row_has_a_length_of_its_own():
+    positions = jnp.asarray([[0, 0, 1, 2, 0, 1, 0, 0], [0, 1, 2, 3, 4, 5, 6, 7]])
+    segments = jnp.asarray([[0, 1, 1, 1, 2, 2, 0, 0], [1, 1, 1, 1, 1, 0, 0, 0]])
+    expected = [[1, 3, 3, 3, 2, 2, 1, 1], [5, 5, 5, 5, 5, 8, 8, 8]]
+    np.testing.assert_array_equal(text_lengths(positions, segments), expected)
+    expected[1] = [8] * 8  # Only the segments said where the second row's text ends.
+    np.testing.assert_array_equal(text_lengths(positions), expected)
+    assert text_lengths(jnp.asarray([[41]])).tolist() == [[42]]  # a token that continues a cache
 
 
 def test_scores_depend_on_the_distance_alone():

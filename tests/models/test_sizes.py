@@ -6,7 +6,7 @@ from flax import nnx
 from llama_oracle import GROUPED
 
 from atkd_jax.errors import InputError
-from atkd_jax.models import SIZES, Decoder, sized_config
+from atkd_jax.models import SIZES, Decoder, LongRopeScaling, sized_config
 
 MILLIONS = {"m": 1.0, "b": 1000.0}
 
@@ -35,8 +35,10 @@ def test_what_goes_with_a_shape_is_fitted_to_it():
         embed_width=12,
         window=5,
         windowed_layers=(True, False, False),
+        rope_scaling=LongRopeScaling((1.5,), (4.0,), 64, 1.2),
     )
     config = sized_config("1m", like=like)
+    assert config.rope_scaling == LongRopeScaling((1.5,) * 4, (4.0,) * 4, 64, 1.2)
     assert (config.num_heads, config.num_kv_heads, config.head_dim, config.rotary_dim) == (4, 4, 32, 8)
     assert (config.query_scalar, config.embed_width) == (32, None)
     assert config.windowed_layers == (True, False, False, True, False)

@@ -115,22 +115,6 @@ class Weight:
             yield place, self.name.format(layer=layer, expert=expert)
 
 
-@dataclass(frozen=True)
-class GGUFTable:
-    """How the family is written into GGUF files.
-
-    Attributes:
-        architecture: its name there.
-        has_paired_rows: whether the two rows of queries and keys that rotary embedding turns together stand side by
-            side there.
-        implied: keys of config.json that programs which read such files take for granted.
-    """
-
-    architecture: str
-    has_paired_rows: bool = False
-    implied: Mapping[str, Any] = field(default_factory=dict)
-
-
 # Key of a GGUF file, without the architecture's prefix -> key of config.json, for families of LLaMA's kind.
 GGUF_KEYS = {
     "embedding_length": "hidden_size",
@@ -145,6 +129,29 @@ GGUF_KEYS = {
     "context_length": "max_position_embeddings",
     "rope.freq_base": "rope_theta",
 }
+
+
+@dataclass(frozen=True)
+class GGUFTable:
+    """How the family is written into GGUF files.
+
+    Attributes:
+        architecture: its name there.
+        has_paired_rows: whether the two rows of queries and keys that rotary embedding turns together stand side by
+            side there.
+        implied: (config.json as far as it is known) -> keys that programs which read such files take for granted.
+        keys: key of the file -> key of config.json. Where `rope.dimension_count` is not among them, it is how many
+            elements of a head are turned.
+        adds_one_to_norms: whether a norm's factor stands there itself, and not what it exceeds 1 by.
+        has_rope_factors: whether programs that read such files know LongRoPE's two sets of factors.
+    """
+
+    architecture: str
+    has_paired_rows: bool = False
+    implied: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda raw: {}
+    keys: Mapping[str, str] = field(default_factory=lambda: GGUF_KEYS)
+    adds_one_to_norms: bool = False
+    has_rope_factors: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from atkd_jax.interop.families.family import ConfigKey, Family
+from collections.abc import Mapping
+from typing import Any
+
+from atkd_jax.interop.families.family import GGUF_KEYS, ConfigKey, Family, GGUFTable
 from atkd_jax.interop.families.keys import ATTENTION_BIAS, activation_fields, decoder_keys
 from atkd_jax.interop.families.rotary import rotary_fields
 from atkd_jax.interop.families.rows import IGNORED, SANDWICH_NORMS, decoder_rows
 from atkd_jax.interop.families.windows import alternating_fields
+
+
+def gemma_scale(raw: Mapping[str, Any], *, layers_of_largest: int) -> dict[str, Any]:
+    """Return the scale of attention that llama.cpp gives Gemma: by the size of a head, of the largest by the width."""
+    if raw.get("num_hidden_layers") == layers_of_largest and raw.get("num_attention_heads"):
+        return {"query_pre_attn_scalar": raw.get("hidden_size", 0) // raw["num_attention_heads"]}
+    return {"query_pre_attn_scalar": raw.get("head_dim", 256)}
+
 
 GEMMA2 = Family(
     name="gemma2",
@@ -29,4 +40,15 @@ GEMMA2 = Family(
     fixed={"use_bidirectional_attention": None},
     weights=lambda config: decoder_rows(config, norms=SANDWICH_NORMS),
     ignored=IGNORED,
+    gguf=GGUFTable(
+        "gemma2",
+        implied=lambda raw: gemma_scale(raw, layers_of_largest=46) | {"tie_word_embeddings": True},
+        keys=GGUF_KEYS
+        | {
+            "attention.sliding_window": "sliding_window",
+            "attn_logit_softcapping": "attn_logit_softcapping",
+            "final_logit_softcapping": "final_logit_softcapping",
+        },
+        adds_one_to_norms=True,
+    ),
 )

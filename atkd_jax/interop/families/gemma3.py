@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from atkd_jax.interop.families.family import ConfigKey, Family, Fields
+from atkd_jax.interop.families.family import GGUF_KEYS, ConfigKey, Family, Fields, GGUFTable
+from atkd_jax.interop.families.gemma2 import gemma_scale
 from atkd_jax.interop.families.keys import ATTENTION_BIAS, activation_fields, decoder_keys
 from atkd_jax.interop.families.rotary import DEFAULT_THETA, read_scaling, read_theta, rope_object, write_scaling
 from atkd_jax.interop.families.rows import IGNORED, SANDWICH_NORMS, decoder_rows
@@ -62,4 +63,10 @@ GEMMA3 = Family(
     fixed={"use_bidirectional_attention": False, "attn_logit_softcapping": None},
     weights=lambda config: decoder_rows(config, norms=SANDWICH_NORMS),
     ignored=IGNORED,
+    gguf=GGUFTable(
+        "gemma3",
+        implied=lambda raw: gemma_scale(raw, layers_of_largest=62),
+        keys=GGUF_KEYS | {"attention.sliding_window": "sliding_window", "rope.freq_base_swa": "rope_local_base_freq"},
+        adds_one_to_norms=True,
+    ),
 )

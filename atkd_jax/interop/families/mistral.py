@@ -18,5 +18,5 @@ MISTRAL = Family(
     fields=(activation_fields("hidden_act", default="silu"), rotary_fields()),
     weights=decoder_rows,
     ignored=IGNORED,
-    gguf=GGUFTable("llama", has_paired_rows=True, implied={"sliding_window": None}),
+    gguf=GGUFTable("llama", has_paired_rows=True, implied=lambda raw: {"sliding_window": None}),
 )

@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
-from atkd_jax.interop.families.family import ConfigKey, Family, Weight
+from collections.abc import Mapping
+from typing import Any
+
+from atkd_jax.interop.families.family import GGUF_KEYS, ConfigKey, Family, Fields, GGUFTable, Weight
 from atkd_jax.interop.families.keys import activation_fields, decoder_keys, implied_head_dim
-from atkd_jax.interop.families.rotary import rotary_fields
+from atkd_jax.interop.families.rotary import rope_object, rotary_fields
 from atkd_jax.interop.families.rows import BLOCK, IGNORED, QKV, decoder_rows, fused, joined_biases, joined_rows, linear
-from atkd_jax.models import DecoderConfig
+from atkd_jax.models import DecoderConfig, LongRopeScaling
+from atkd_jax.models.rope_scaling import longrope_amplitude
+
+_ROTARY = rotary_fields()
+_ORIGINAL = "original_max_position_embeddings"
+# Names of longrope in the family's older files.
+_LONGROPE = ("longrope", "su", "yarn")
+
+
+def _read_rotary(raw: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    rope = dict(rope_object(raw))
+    if rope.get("rope_type", rope.get("type")) in _LONGROPE:
+        # A length inside of the object is not heeded: transformers' config of this family has one of its own outside.
+        rope = {name: value for name, value in rope.items() if name != _ORIGINAL} | {"rope_type": "longrope"}
+        raw = {_ORIGINAL: 4096} | {**raw, "rope_parameters": rope}
+    return _ROTARY.read(raw, fields)
+
+
+def _write_rotary(config: DecoderConfig) -> dict[str, Any]:
+    written, scaling = _ROTARY.write(config), config.rope_scaling
+    if not isinstance(scaling, LongRopeScaling):
+        return written
+    rope = {"type": "longrope", "short_factor": list(scaling.short_factors), "long_factor": list(scaling.long_factors)}
+    implied = longrope_amplitude(config.max_position / scaling.original_max_position, scaling.original_max_position)
+    if scaling.amplitude != implied:
+        # Versions of transformers before 5 take the object with exactly the three keys above.
+        rope |= {"attention_factor": scaling.amplitude}
+    return written | {"rope_scaling": rope, _ORIGINAL: scaling.original_max_position}
 
 
 def _weights(config: DecoderConfig) -> tuple[Weight, ...]:
@@ -35,8 +65,15 @@ PHI3 = Family(
     fields=(
         activation_fields("hidden_act", default="silu"),
         implied_head_dim("hidden_size", "num_attention_heads", may_differ=True),
-        rotary_fields(),
+        Fields(_read_rotary, _write_rotary),
     ),
     weights=_weights,
     ignored=IGNORED,
+    gguf=GGUFTable(
+        "phi3",
+        # The size of a head is the width by their number there, and no key of its own.
+        keys={key: name for key, name in GGUF_KEYS.items() if name != "head_dim"}
+        | {"attention.sliding_window": "sliding_window"},
+        has_rope_factors=True,
+    ),
 )

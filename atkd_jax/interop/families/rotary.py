@@ -7,8 +7,16 @@ from typing import Any
 
 from atkd_jax.errors import InputError
 from atkd_jax.interop.families.family import Fields
-from atkd_jax.models import DecoderConfig, LinearRopeScaling, Llama3RopeScaling, RopeScaling, YarnRopeScaling
-from atkd_jax.models.rope_scaling import yarn_amplitude
+from atkd_jax.models import (
+    DecoderConfig,
+    DynamicRopeScaling,
+    LinearRopeScaling,
+    Llama3RopeScaling,
+    LongRopeScaling,
+    RopeScaling,
+    YarnRopeScaling,
+)
+from atkd_jax.models.rope_scaling import longrope_amplitude, yarn_amplitude
 
 DEFAULT_THETA = 10_000.0
 
@@ -18,6 +26,13 @@ def _number(scaling: Mapping[str, Any], key: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"must have a number at {key} of its rotary scaling, but has {value!r}; correct it.")
     return float(value)
+
+
+def _numbers(scaling: Mapping[str, Any], key: str) -> tuple[float, ...]:
+    values = scaling.get(key)
+    if not isinstance(values, list):
+        raise InputError(f"must have a list of numbers at {key} of its rotary scaling, but has {values!r}; correct it.")
+    return tuple(_number({key: value}, key) for value in values)
 
 
 def rope_object(raw: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -56,25 +71,43 @@ def read_scaling(raw: Mapping[str, Any], rope: Mapping[str, Any]) -> RopeScaling
             )
         case "yarn":
             return _read_yarn(raw, rope)
+        case "longrope":
+            return _read_longrope(raw, rope)
+        case "dynamic":
+            # The length is the one that the file names, whatever else the object says.
+            return DynamicRopeScaling(_number(rope, "factor"), int(_number(raw, "max_position_embeddings")))
         case kind:
             raise InputError(
-                "must turn heads by rotary embedding of type default, linear, llama3 or yarn, the ones computed here, "
-                f"but has type {kind!r}; choose another model."
+                "must turn heads by rotary embedding of type default, linear, dynamic, llama3, yarn or longrope, the "
+                f"ones computed here, but has type {kind!r}; choose another model."
             )
 
 
 def _original_length(raw: Mapping[str, Any], rope: Mapping[str, Any]) -> int:
     key = "original_max_position_embeddings"
-    # transformers' own rule for a file that does not say at which length the model was trained first.
-    return int(_number({key: raw.get("max_position_embeddings")} | dict(rope), key))
+    # transformers' own rule: what stands outside of the object goes first, and the whole length where neither says.
+    given = (raw.get(key), rope.get(key), raw.get("max_position_embeddings"))
+    return int(_number({key: next((value for value in given if value is not None), None)}, key))
+
+
+def _factor(raw: Mapping[str, Any], rope: Mapping[str, Any], original: int) -> float:
+    if rope.get("factor") is None:
+        return _number(raw, "max_position_embeddings") / original
+    return _number(rope, "factor")
+
+
+def _read_longrope(raw: Mapping[str, Any], rope: Mapping[str, Any]) -> LongRopeScaling:
+    original = _original_length(raw, rope)
+    if rope.get("attention_factor") is not None:
+        amplitude = _number(rope, "attention_factor")
+    else:
+        amplitude = longrope_amplitude(_factor(raw, rope, original), original)
+    return LongRopeScaling(_numbers(rope, "short_factor"), _numbers(rope, "long_factor"), original, amplitude)
 
 
 def _read_yarn(raw: Mapping[str, Any], rope: Mapping[str, Any]) -> YarnRopeScaling:
     original = _original_length(raw, rope)
-    if rope.get("factor") is None:
-        factor = _number(raw, "max_position_embeddings") / original
-    else:
-        factor = _number(rope, "factor")
+    factor = _factor(raw, rope, original)
     if rope.get("attention_factor") is not None:
         amplitude = _number(rope, "attention_factor")
     elif rope.get("mscale") and rope.get("mscale_all_dim"):
@@ -111,6 +144,16 @@ def write_scaling(scaling: RopeScaling | None) -> dict[str, Any] | None:
                 "beta_slow": scaling.beta_slow,
                 "truncate": scaling.whole_pairs,
             }
+        case LongRopeScaling():
+            return {
+                "rope_type": "longrope",
+                "short_factor": list(scaling.short_factors),
+                "long_factor": list(scaling.long_factors),
+                "original_max_position_embeddings": scaling.original_max_position,
+                "attention_factor": scaling.amplitude,
+            }
+        case DynamicRopeScaling():
+            return {"rope_type": "dynamic", "factor": scaling.factor}
     return None
 
 

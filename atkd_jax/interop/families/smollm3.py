@@ -56,5 +56,9 @@ SMOLLM3 = Family(
     ),
     weights=decoder_rows,
     ignored=IGNORED,
-    gguf=GGUFTable("smollm3", has_paired_rows=True, implied={"no_rope_layers": None, "no_rope_layer_interval": 4}),
+    gguf=GGUFTable(
+        "smollm3",
+        has_paired_rows=True,
+        implied=lambda raw: {"no_rope_layers": None, "no_rope_layer_interval": 4},
+    ),
 )

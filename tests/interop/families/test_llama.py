@@ -21,7 +21,13 @@ class TestLlama(FamilyChecks):
     fullest = "biases"
     cases: ClassVar = {
         "wide heads": Case("LlamaConfig", SHAPE | {"head_dim": 12, "num_key_value_heads": 4, "hidden_act": "gelu"}),
-        "biases": Case("LlamaConfig", SHAPE | {"attention_bias": True, "mlp_bias": True}),
+        "biases": Case(
+            "LlamaConfig",
+            # Texts are longer than this: every token turns by other frequencies than the one before.
+            SHAPE
+            | {"attention_bias": True, "mlp_bias": True, "max_position_embeddings": 16}
+            | {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 50_000.0}},
+        ),
         "3.1, tied": Case("LlamaConfig", SHAPE | {"rope_parameters": LLAMA3, "tie_word_embeddings": True}),
         "slowed down evenly": Case("LlamaConfig", SHAPE | {"rope_parameters": LINEAR}),
     }

@@ -4,10 +4,22 @@ import pytest
 
 from atkd_jax.errors import InputError
 from atkd_jax.interop.families.rotary import rotary_fields
-from atkd_jax.models import LinearRopeScaling, Llama3RopeScaling, YarnRopeScaling
+from atkd_jax.models import (
+    DynamicRopeScaling,
+    LinearRopeScaling,
+    Llama3RopeScaling,
+    LongRopeScaling,
+    YarnRopeScaling,
+)
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+LONGROPE = {
+    "rope_type": "longrope",
+    "short_factor": [1, 2.0],
+    "long_factor": [3.0, 4.0],
+    "original_max_position_embeddings": 64,
+}
 SCALING = Llama3RopeScaling(8.0, 1.0, 4.0, 8192)
 ROTARY = rotary_fields()
 
@@ -40,6 +52,21 @@ def read(raw: dict) -> dict:
             10_000.0,
             YarnRopeScaling(2.0, 32768, 1.0),
         ),
+        (
+            {"rope_scaling": {"type": "dynamic", "factor": 2}, "max_position_embeddings": 512},
+            10_000.0,
+            DynamicRopeScaling(2.0, 512),
+        ),
+        (
+            {"rope_scaling": LONGROPE | {"factor": 8.0}, "max_position_embeddings": 512},
+            10_000.0,
+            LongRopeScaling((1.0, 2.0), (3.0, 4.0), 64, math.sqrt(1.5)),  # log(8) is half of log(64)
+        ),
+        (
+            {"rope_scaling": LONGROPE | {"attention_factor": 1.5}, "original_max_position_embeddings": 128},
+            10_000.0,
+            LongRopeScaling((1.0, 2.0), (3.0, 4.0), 128, 1.5),
+        ),
     ],
 )
 def test_both_spellings_are_read(raw, theta, scaling):
@@ -50,9 +77,10 @@ def test_both_spellings_are_read(raw, theta, scaling):
     ("raw", "words"),
     [
         (
-            {"rope_scaling": {"type": "longrope", "factor": 2.0}},
-            "of type default, linear, llama3 or yarn, .* type 'longrope'",
+            {"rope_scaling": {"type": "proportional", "factor": 2.0}},
+            "of type default, linear, dynamic, llama3, yarn or longrope, .* type 'proportional'",
         ),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "must have a number at max_position_embeddings"),
         ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "a number at original_max_position_embeddings"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "must have a number at low_freq_factor"),
         ({"rope_theta": "7"}, "must have a number at rope_theta"),

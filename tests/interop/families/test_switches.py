@@ -18,7 +18,6 @@ SIZES = {"vocab_size", "width", "num_layers", "num_heads", "mlp_width", "norm_ep
 IMPLIED = {
     "head_dim": ({"opt", "gpt_neox", "gpt2"}, "is the width by the number of heads"),
     "num_kv_heads": ({"opt", "gpt_neox", "gpt2"}, "is the number of heads"),
-    "rope_scaling": ({"phi3"}, "can only be longrope in transformers, which is refused"),
     "rotary_dim": (
         {"llama", "mistral", "qwen2", "qwen3", "gemma2", "olmo2", "smollm3", "mixtral", "qwen3_moe"},
         "is read by the one function for all families, and transformers' model of these turns whole heads",
