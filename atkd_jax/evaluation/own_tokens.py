@@ -25,8 +25,8 @@ def measure_apart(
     """Measures every model on its own tokens of the same responses.
 
     Perplexity, accuracy and calibration are per token of the model; bits per byte, -log2 p(responses) by their bytes of
-    UTF-8, is of the text and compares. A response's closing token is
-    counted in every model: its bits are in the sum, and it has no bytes.
+    UTF-8, is of the text and compares. A response's closing token is counted in every model: its bits are in the sum,
+    and it has no bytes.
 
     Args:
         models: By name, the teacher first and students after it.
