@@ -210,7 +210,7 @@ def test_text_is_split_as_the_tokenizer_splits_it(name, tmp_path):
         (lambda: make("gemma2", tie_embeddings=False), "means tie_embeddings=True, but the student has False"),
         (lambda: make("gemma2", logit_softcap=None), r"means logit_softcap=30\.0, but the student has None"),
         (
-            lambda: make("phi3", head_dim=6, rotary_dim=None),
+            lambda: make("phi3, as it was first", head_dim=6),
             "architecture phi3 means head_dim=8, but the student has 6",
         ),
         (lambda: make("llama", rope_scaling=LONG, head_dim=6), "means rope_scaling=None, but the student has LongRope"),
