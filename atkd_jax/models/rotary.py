@@ -111,7 +111,8 @@ def frequencies_of_texts(
     if isinstance(scaling, LongRopeScaling):
         return jnp.where(lengths > scaling.original_max_position, changes, frequencies)
     share = lengths.astype(jnp.float32) / scaling.original_max_position
-    return frequencies * jnp.maximum(scaling.factor * share - (scaling.factor - 1), 1.0) ** -changes
+    growth = jnp.maximum(scaling.factor * share - (scaling.factor - 1), 1.0)
+    return jnp.asarray(frequencies) * jnp.power(growth, -changes)
 
 
 def rotary_angles(
