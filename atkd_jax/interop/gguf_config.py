@@ -52,8 +52,8 @@ def raw_config(family: Family, metadata: Mapping[str, Any], tensors: Mapping[str
     raw |= {name: own[key] for key, name in table.keys.items() if key in own}
     if raw.get("sliding_window") == 0:
         raw["sliding_window"] = None
-    if _TURNED not in table.keys and _TURNED in own:
-        raw["partial_rotary_factor"] = own[_TURNED] * raw["num_attention_heads"] / raw["hidden_size"]
+    if table.share_key is not None and _TURNED in own:
+        raw[table.share_key] = own[_TURNED] * raw["num_attention_heads"] / raw["hidden_size"]
     raw["tie_word_embeddings"] = "output.weight" not in tensors
     raw = dict(table.implied(raw)) | raw
     factors = {
@@ -107,9 +107,9 @@ def metadata_of(family: Family, config: DecoderConfig) -> dict[str, Any]:
     said |= {"tie_word_embeddings": config.tie_embeddings, **{table.keys[key]: value for key, value in values.items()}}
     if "sliding_window" in table.keys.values() and raw.get("sliding_window") is None:
         values["attention.sliding_window"], said["sliding_window"] = 0, None
-    if _TURNED not in table.keys:
+    if table.share_key is not None:
         values[_TURNED] = config.rotary_dim or config.head_dim
-        said["partial_rotary_factor"] = raw.get("partial_rotary_factor")
+        said[table.share_key] = values[_TURNED] / config.head_dim
     if isinstance(scaling, Llama3RopeScaling):
         said["rope_scaling"] = raw["rope_scaling"]  # by the factors
     elif isinstance(scaling, LinearRopeScaling):

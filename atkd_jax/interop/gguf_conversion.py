@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from atkd_jax.errors import InputError
-from atkd_jax.interop.families import Family, Weight, family_for_gguf
+from atkd_jax.interop.families import Family, family_for_gguf
 from atkd_jax.interop.gguf_config import raw_config
 from atkd_jax.interop.gguf_layout import (
     LONG_FACTORS,
     ROPE_FACTORS,
     SHORT_FACTORS,
-    heads_of_paired,
+    Change,
+    change_of,
     names_in_gguf,
-    norm_shift,
-    unpaired,
 )
 from atkd_jax.interop.gguf_tokenizer import tokenizer_of_gguf
 from atkd_jax.interop.new_directory import new_directory
@@ -49,31 +48,29 @@ def _open(file: Path) -> GGUFReader:
         ) from None
 
 
-def _make(family: Family, weight: Weight, config: DecoderConfig, tensor: ReaderTensor) -> np.ndarray:
+def _make(change: Change, tensor: ReaderTensor) -> np.ndarray:
     from gguf import dequantize
 
-    array = np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32)
-    heads = heads_of_paired(family, weight, config)
-    array = array if heads is None else unpaired(array, heads)
-    shift = norm_shift(family, weight)
-    return array - np.float32(shift) if shift else array
+    return change.to_checkpoint(np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32))
 
 
 def _plan(family: Family, config: DecoderConfig, tensors: Mapping[str, ReaderTensor]) -> list[PlannedTensor]:
     gguf_names = names_in_gguf(family, config)
     planned = []
     for weight in family.weights(config):
+        change, expected = change_of(family, weight, config), weight.shape_in(config)
         for _, name in weight.places(config):
             tensor = tensors.get(gguf_names[name])
             if tensor is None:
                 raise InputError(f"must hold the tensor {gguf_names[name]}, but does not; get it again.")
             shape = tuple(int(size) for size in reversed(tensor.shape))
-            if shape != weight.shape_in(config):
+            wanted = expected[::-1] if change.transposes else expected
+            if shape != wanted:
                 raise InputError(
-                    f"must hold {tensor.name} as {list(weight.shape_in(config))}, as its metadata says, but holds it "
-                    f"as {list(shape)}; get it again."
+                    f"must hold {tensor.name} as {list(wanted)}, as its metadata says, but holds it as {list(shape)}; "
+                    "get it again."
                 )
-            planned.append(PlannedTensor(name, shape, partial(_make, family, weight, config, tensor)))
+            planned.append(PlannedTensor(name, expected, partial(_make, change, tensor)))
     surplus = tensors.keys() - gguf_names.values() - {ROPE_FACTORS, LONG_FACTORS, SHORT_FACTORS}
     if surplus:
         raise InputError(

@@ -1,15 +1,18 @@
-"""How a model lies in a GGUF file, beside its checkpoint: names, paired rows, norms, rotary factors."""
+"""How a model lies in a GGUF file, beside its checkpoint: names, what is done to tensors, rotary factors."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from atkd_jax.errors import InputError
 from atkd_jax.interop.families import Family, Weight
+from atkd_jax.interop.families.layouts import HEAD_BY_HEAD, PLAIN
 from atkd_jax.interop.families.rotary import write_scaling
+from atkd_jax.interop.families.rows import joined_columns
 from atkd_jax.models import DecoderConfig, Llama3RopeScaling
 from atkd_jax.models.rotary import rotary_frequencies
 
@@ -61,14 +64,48 @@ def paired(rows: np.ndarray, num_heads: int) -> np.ndarray:
     return rows.reshape(num_heads, 2, pairs, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def norm_shift(family: Family, weight: Weight) -> float:
-    """Return what a tensor is in the file beyond what it is in a Hugging Face checkpoint: 1 in Gemma's norms, else 0.
+class Change(NamedTuple):
+    """What llama.cpp's converter does to a tensor, in both directions.
 
-    Gemma's checkpoints hold what a norm's factor exceeds 1 by; `Gemma2Model.modify_tensors` of llama.cpp's converter
-    adds the 1 to every tensor whose name ends in `norm.weight`.
+    Attributes:
+        to_file: of the array in a Hugging Face checkpoint.
+        to_checkpoint: of the array in the file.
+        transposes: whether the file's array has the checkpoint's axes in the other order.
     """
-    is_shifted = family.gguf is not None and family.gguf.adds_one_to_norms and weight.name.endswith("norm.weight")
-    return 1.0 if is_shifted else 0.0
+
+    to_file: Callable[[np.ndarray], np.ndarray] = lambda array: array
+    to_checkpoint: Callable[[np.ndarray], np.ndarray] = lambda array: array
+    transposes: bool = False
+
+
+def change_of(family: Family, weight: Weight, config: DecoderConfig) -> Change:
+    """Return what is done to a family's tensors of one name.
+
+    - Gemma's checkpoints hold what a norm's factor exceeds 1 by: 1 is added to all whose name ends in `norm.weight`.
+    - Queries, keys and values that stand head by head, as GPT-NeoX's, stand one after the other.
+    - GPT-2's kernels, which are [inputs, outputs], lie the other way round, as all others do.
+    - The rows of LLaMA's queries and keys stand in pairs.
+
+    Reference:
+        `modify_tensors` in `conversion/` of github.com/ggml-org/llama.cpp: gemma.py, gptneox.py, gpt2.py and llama.py.
+    """
+    heads = heads_of_paired(family, weight, config)
+    if heads is not None:
+        return Change(lambda rows: paired(rows, heads), lambda rows: unpaired(rows, heads))
+    if family.gguf is not None and family.gguf.adds_one_to_norms and weight.name.endswith("norm.weight"):
+        return Change(lambda array: array + np.float32(1), lambda array: array - np.float32(1))
+    if weight.layout is HEAD_BY_HEAD:
+        return Change(
+            lambda rows: _exchanged(rows, config.num_heads, 3), lambda rows: _exchanged(rows, 3, config.num_heads)
+        )
+    if weight.is_stacked and len(weight.shape) == 2 and weight.layout in (PLAIN, joined_columns):
+        return Change(np.transpose, np.transpose, transposes=True)
+    return Change()
+
+
+def _exchanged(rows: np.ndarray, first: int, second: int) -> np.ndarray:
+    """Return rows that go by `first` and within it by `second` in the order that goes by `second` first."""
+    return rows.reshape(first, second, -1, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape)
 
 
 def rope_factors(config: DecoderConfig, scaling: Llama3RopeScaling) -> np.ndarray:

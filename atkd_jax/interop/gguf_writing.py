@@ -15,7 +15,7 @@ from atkd_jax.errors import InputError
 from atkd_jax.interop.exporting import one_tensor
 from atkd_jax.interop.families import FAMILIES, Family, family_of_config
 from atkd_jax.interop.gguf_config import factor_tensors, metadata_of
-from atkd_jax.interop.gguf_layout import heads_of_paired, names_in_gguf, norm_shift, paired
+from atkd_jax.interop.gguf_layout import change_of, names_in_gguf
 from atkd_jax.interop.gguf_tokenizer import add_tokenizer
 from atkd_jax.interop.new_directory import require_space
 from atkd_jax.models import Decoder, DecoderConfig
@@ -36,20 +36,17 @@ def _gguf_family(config: DecoderConfig) -> Family:
 
 
 def _tensors(model: Decoder, family: Family) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield every tensor by its name in the file: matrices in float16, the rest in float32."""
+    """Yield every tensor by its name in the file: matrices in float16; the rest, and learned positions, in float32."""
     config = model.config
     names = names_in_gguf(family, config)
     arrays = {".".join(map(str, path)): slot.get_value() for path, slot in nnx.to_flat_state(nnx.state(model))}
     yield from factor_tensors(config)
     for weight in family.weights(config):
-        heads = heads_of_paired(family, weight, config)
+        change = change_of(family, weight, config)
         for place, name in weight.places(config):
             array = one_tensor(weight, [arrays[path] for path in weight.paths], place, weight.shape_in(config))
-            array = np.asarray(array, np.float32)
-            array = array if heads is None else paired(array, heads)
-            shift = norm_shift(family, weight)
-            array = array + np.float32(shift) if shift else array
-            if array.ndim > 1:
+            array = change.to_file(np.asarray(array, np.float32))
+            if array.ndim > 1 and weight.paths != ("position_embedding",):
                 with np.errstate(over="ignore"):
                     array = array.astype(np.float16)
             if not np.isfinite(array).all():
@@ -116,7 +113,12 @@ def export_gguf(model: Decoder, file: Path, *, tokenizer: PreTrainedTokenizerFas
         writer.add_name(name)
         writer.add_file_type(LlamaFileType.MOSTLY_F16)
         for key, value in values.items():
-            add = {float: writer.add_float32, int: writer.add_uint32, str: writer.add_string}[type(value)]
+            add = {
+                bool: writer.add_bool,
+                int: writer.add_uint32,
+                float: writer.add_float32,
+                str: writer.add_string,
+            }[type(value)]
             add(f"{family.gguf.architecture}.{key}", value)
         add_tokenizer(writer, tokenizer, vocab_size=model.config.vocab_size)
         _write(writer, model, family)

@@ -140,8 +140,9 @@ class GGUFTable:
         has_paired_rows: whether the two rows of queries and keys that rotary embedding turns together stand side by
             side there.
         implied: (config.json as far as it is known) -> keys that programs which read such files take for granted.
-        keys: key of the file -> key of config.json. Where `rope.dimension_count` is not among them, it is how many
-            elements of a head are turned.
+        keys: key of the file -> key of config.json.
+        share_key: the key of config.json for the share of a head that is turned, where `rope.dimension_count` says how
+            many elements that is, and not how many a head has.
         adds_one_to_norms: whether a norm's factor stands there itself, and not what it exceeds 1 by.
         has_rope_factors: whether programs that read such files know LongRoPE's two sets of factors.
     """
@@ -150,6 +151,7 @@ class GGUFTable:
     has_paired_rows: bool = False
     implied: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda raw: {}
     keys: Mapping[str, str] = field(default_factory=lambda: GGUF_KEYS)
+    share_key: str | None = None
     adds_one_to_norms: bool = False
     has_rope_factors: bool = False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from atkd_jax.interop.families.family import ConfigKey, Family, Weight
+from atkd_jax.interop.families.family import ConfigKey, Family, GGUFTable, Weight
 from atkd_jax.interop.families.keys import activation_fields, implied_head_dim
 from atkd_jax.interop.families.layouts import PLAIN
 from atkd_jax.interop.families.rows import QKV, fused, head_row, joined_biases, joined_columns, linear, norm
@@ -59,4 +59,15 @@ GPT2 = Family(
     # Old checkpoints keep the causal mask.
     ignored=("*.attn.bias", "*.attn.masked_bias", "lm_head.weight"),
     prefix="transformer.",
+    gguf=GGUFTable(
+        "gpt2",
+        keys={
+            "embedding_length": "n_embd",
+            "block_count": "n_layer",
+            "attention.head_count": "n_head",
+            "feed_forward_length": "n_inner",
+            "attention.layer_norm_epsilon": "layer_norm_epsilon",
+            "context_length": "n_positions",
+        },
+    ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from atkd_jax.interop.families.family import ConfigKey, Family, Fields, Weight
+from atkd_jax.interop.families.family import ConfigKey, Family, Fields, GGUFTable, Weight
 from atkd_jax.interop.families.keys import activation_fields, implied_head_dim
 from atkd_jax.interop.families.layouts import HEAD_BY_HEAD, PLAIN
 from atkd_jax.interop.families.rotary import rotary_fields
@@ -61,4 +61,19 @@ GPT_NEOX = Family(
     weights=_weights,
     # Old checkpoints keep the causal mask and the rotary frequencies.
     ignored=("*.attention.bias", "*.attention.masked_bias", "*.rotary_emb.inv_freq", "embed_out.weight"),
+    gguf=GGUFTable(
+        "gptneox",
+        implied=lambda raw: {"tie_word_embeddings": False},
+        keys={
+            "embedding_length": "hidden_size",
+            "block_count": "num_hidden_layers",
+            "attention.head_count": "num_attention_heads",
+            "feed_forward_length": "intermediate_size",
+            "attention.layer_norm_epsilon": "layer_norm_eps",
+            "context_length": "max_position_embeddings",
+            "rope.freq_base": "rotary_emb_base",
+            "use_parallel_residual": "use_parallel_residual",
+        },
+        share_key="rotary_pct",
+    ),
 )

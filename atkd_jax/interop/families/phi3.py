@@ -74,6 +74,7 @@ PHI3 = Family(
         # The size of a head is the width by their number there, and no key of its own.
         keys={key: name for key, name in GGUF_KEYS.items() if name != "head_dim"}
         | {"attention.sliding_window": "sliding_window"},
+        share_key="partial_rotary_factor",
         has_rope_factors=True,
     ),
 )
