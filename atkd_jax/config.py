@@ -204,6 +204,12 @@ class TrainingConfig(Node):
     validation_examples: int = Field(
         default=64, ge=1, description="How many examples that is, evenly spaced over the split."
     )
+    gradient_share_every_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="Steps between measurements of what each term of the loss, and easy and hard tokens, give of the "
+        "gradient; none for none.",
+    )
 
     @model_validator(mode="after")
     def _divides(self) -> TrainingConfig:

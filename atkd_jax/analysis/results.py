@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atkd_jax.analysis.grid import Cell
-from atkd_jax.training.metrics import read_metrics
+from atkd_jax.training.metrics import mean_shares, read_metrics
 
 RESULT_NAME = "result.json"
 
@@ -34,12 +34,15 @@ class Result(NamedTuple):
 def measured(run_dir: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Returns what the files of a run say of its student and of its teacher.
 
-    Its tokens a second are the median over the lines of its metrics after the first, in which it was compiled.
+    Its tokens a second are the median over the lines of its metrics after the first, in which it was compiled; the
+    shares of its gradient, where they were measured, are means over training.
     """
     kept = json.loads((run_dir / "evaluation.json").read_text(encoding="utf-8"))
     student, teacher = kept["models"]["student after"], kept["models"]["teacher"]
-    speeds = [line["tokens_per_second"] for line in read_metrics(run_dir)]
-    return student | {"tokens_per_second": statistics.median(speeds[1:] or speeds)}, teacher
+    metrics = read_metrics(run_dir)
+    speeds = [line["tokens_per_second"] for line in metrics]
+    shares = {f"gradient_share_{part.replace('/', '_')}": share for part, share in mean_shares(metrics).items()}
+    return student | {"tokens_per_second": statistics.median(speeds[1:] or speeds)} | shares, teacher
 
 
 def read_result(cell: Cell, *, fingerprint: str) -> Result | None:

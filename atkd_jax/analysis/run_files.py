@@ -52,6 +52,12 @@ def read_runs(run_dirs: list[Path]) -> list[RunFiles]:
     return [_read_run(path, name) for path, name in zip(resolved, _names(resolved), strict=True)]
 
 
+def points_of(run: RunFiles, name: str) -> tuple[list[float], list[float | None]]:
+    """Returns the steps whose lines have a metric, and its values there; what was not finite is None."""
+    lines = [line for line in run.metrics if name in line]
+    return [line["step"] for line in lines], [line[name] for line in lines]
+
+
 def _names(paths: list[Path]) -> list[str]:
     for parts in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join(path.parts[-parts:]) for path in paths]

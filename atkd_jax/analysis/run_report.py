@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from atkd_jax.analysis.curves import draw_curves
+from atkd_jax.analysis.gradient_report import gradient_blocks, is_of_gradient_share
 from atkd_jax.analysis.page import Block, Fold, Note, Picture, Pictures, Section, Side, Table, render_page
-from atkd_jax.analysis.run_files import RunFiles
+from atkd_jax.analysis.run_files import RunFiles, points_of
 
 # Curves that most readers look at first; the others follow by name.
 _FIRST_CURVES = ("loss", "cross_entropy", "forward_kl", "gradient_norm", "learning_rate", "tokens_per_second")
@@ -37,6 +38,7 @@ def run_report(runs: Sequence[RunFiles]) -> str:
         Section("Held-out data", _evaluation(runs)),
         Section("By the teacher's uncertainty", _deciles(runs)),
         Section("Training", _training(runs)),
+        Section("Shares of the gradient", gradient_blocks(runs)),
         Section("Instruction sets", _instruction_sets(runs)),
         Section("Judge", _judge(runs)),
         Section("lm-evaluation-harness", _harness(runs)),
@@ -116,14 +118,11 @@ def _decile_row(deciles: Sequence[Mapping[str, Any]], measure: str) -> list[str]
 
 def _training(runs: Sequence[RunFiles]) -> list[Block]:
     names = {name for run in runs for line in run.metrics for name in line} - {"step"}
+    names = {name for name in names if not is_of_gradient_share(name)}
     ordered = [name for name in _FIRST_CURVES if name in names] + sorted(names - set(_FIRST_CURVES))
     pictures = []
     for name in ordered:
-        lines = {
-            run.name: ([line["step"] for line in run.metrics], [line.get(name) for line in run.metrics])
-            for run in runs
-            if any(name in line for line in run.metrics)
-        }
+        lines = {run.name: points_of(run, name) for run in runs if any(name in line for line in run.metrics)}
         values = [value for _, own in lines.values() for value in own if value is not None]
         if len(set(values)) < 2:
             continue  # What never changes needs no picture.

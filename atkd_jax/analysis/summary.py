@@ -13,7 +13,9 @@ from atkd_jax.analysis.study_file import Study
 from atkd_jax.errors import InputError
 
 # What is tested against the reference; tokens a second depend on what else the machine does.
-COMPARED = ("cross_entropy", "perplexity", "bits_per_byte", "forward_kl", "reverse_kl", "top1_agreement", "rouge_l")
+_SHARES = tuple(f"gradient_share_{part}" for part in ("target_kd", "diversity_kd", "easy", "hard"))
+_SCORES = ("cross_entropy", "perplexity", "bits_per_byte", "forward_kl", "reverse_kl", "top1_agreement", "rouge_l")
+COMPARED = (*_SCORES, *_SHARES)
 
 
 class Summary(NamedTuple):

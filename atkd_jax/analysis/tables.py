@@ -20,6 +20,10 @@ MEASURES = {
     "reverse_kl": ("reverse KL", 4),
     "top1_agreement": ("top-1 agreement", 4),
     "rouge_l": ("ROUGE-L", 2),
+    "gradient_share_target_kd": ("gradient by TKD", 3),
+    "gradient_share_diversity_kd": ("gradient by DKD", 3),
+    "gradient_share_easy": ("gradient by easy", 3),
+    "gradient_share_hard": ("gradient by hard", 3),
     "tokens_per_second": ("tokens/s", 0),
 }
 

@@ -10,9 +10,11 @@ from flax import nnx
 from atkd_jax.config import Config
 from atkd_jax.errors import InputError
 from atkd_jax.models import Decoder
-from atkd_jax.objectives import make_objective
+from atkd_jax.objectives import Objective, make_gate, make_objective
 from atkd_jax.sharding import SEQUENCE_AXIS, Meshes, replicated, row_sharding, rows_divisor
 from atkd_jax.teachers import CachedTeacher
+from atkd_jax.training.batch_loss import make_batch_loss
+from atkd_jax.training.gradient_shares import make_gradient_shares
 from atkd_jax.training.optimizer import learning_rate_schedule
 from atkd_jax.training.step import make_train_step
 
@@ -53,11 +55,7 @@ def jitted_train_step(
     step = make_train_step(
         student=student,
         teacher=teacher,
-        objective=make_objective(
-            config.objective,
-            teacher_weight=config.rollout.teacher_weight if config.rollout.author == "mixed" else 0.0,
-            steps=config.training.steps,
-        ),
+        objective=_objective(config),
         optimizer=optimizer,
         vocab_size=vocab_size,
         teacher_vocab_size=teacher_vocab_size,
@@ -68,15 +66,65 @@ def jitted_train_step(
         schedule=learning_rate_schedule(config.optimizer, steps=config.training.steps),
     )
     # A state that was read and one that was computed lie alike, so that both go through one program.
-    arrays = (*batch_arrays(config), *(teacher.names if isinstance(teacher, CachedTeacher) else ()))
-    batch = dict.fromkeys(arrays, row_sharding(meshes.student))
     return jax.jit(
         step,
         donate_argnums=0,
-        in_shardings=(state, teacher_params, batch, *frozen),
+        in_shardings=(state, teacher_params, _batch_shardings(config, meshes, teacher), *frozen),
         out_shardings=(state, replicated(meshes.student)),
-        compiler_options=_TPU_OPTIONS if meshes.student.devices.flat[0].platform == "tpu" else None,
+        compiler_options=_compiler_options(meshes),
     )
+
+
+def jitted_gradient_shares(
+    config: Config,
+    *,
+    meshes: Meshes,
+    student: nnx.GraphDef[Decoder],
+    teacher: nnx.GraphDef[Decoder] | CachedTeacher,
+    vocab_size: int,
+    teacher_vocab_size: int | None = None,
+    state: Any,
+    teacher_params: Any,
+    frozen: tuple[Any, ...] = (),
+) -> Callable[..., dict[str, jax.Array]]:
+    """Returns `shares(params, step, teacher_params, batch, *frozen)`, jitted. Arguments as in `jitted_train_step`."""
+    gate = make_gate(config.objective)
+    batch_loss = make_batch_loss(
+        student=student,
+        teacher=teacher,
+        objective=_objective(config),
+        vocab_size=vocab_size,
+        teacher_vocab_size=teacher_vocab_size,
+        microbatches=config.training.microbatches,
+        chunk_tokens=config.training.chunk_tokens,
+        mesh=meshes.student,
+        teacher_mesh=meshes.teacher,
+        knows_targets=gate is not None,
+    )
+    batch = _batch_shardings(config, meshes, teacher)
+    return jax.jit(
+        make_gradient_shares(batch_loss, gate=gate),
+        in_shardings=(state.params, state.step, teacher_params, batch, *frozen),
+        out_shardings=replicated(meshes.student),
+        compiler_options=_compiler_options(meshes),
+    )
+
+
+def _objective(config: Config) -> Objective:
+    return make_objective(
+        config.objective,
+        teacher_weight=config.rollout.teacher_weight if config.rollout.author == "mixed" else 0.0,
+        steps=config.training.steps,
+    )
+
+
+def _batch_shardings(config: Config, meshes: Meshes, teacher: Any) -> dict[str, Any]:
+    arrays = (*batch_arrays(config), *(teacher.names if isinstance(teacher, CachedTeacher) else ()))
+    return dict.fromkeys(arrays, row_sharding(meshes.student))
+
+
+def _compiler_options(meshes: Meshes) -> dict[str, str | bool] | None:
+    return _TPU_OPTIONS if meshes.student.devices.flat[0].platform == "tpu" else None
 
 
 def batch_arrays(config: Config) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from atkd_jax.errors import InputError
 from atkd_jax.sharding import PendingSum
 from atkd_jax.training.checkpoints import Checkpoints
 from atkd_jax.training.interruption import Interruption
-from atkd_jax.training.metrics import MetricsWriter, NoMetrics
+from atkd_jax.training.metrics import SHARE_PREFIX, MetricsWriter, NoMetrics
 from atkd_jax.training.profiling import ProfileWindow
 from atkd_jax.training.progress import ProgressLine
 from atkd_jax.training.state import TrainState
@@ -181,7 +181,9 @@ class _MetricsReader:
         _refuse_bad_step(step, values, self._settings.max_nonfinite_steps)
         values |= self._throughput.step_ended(tokens=values["tokens"], counted_tokens=values["counted_tokens"])
         is_due = step % self._settings.log_every_steps == 0 or step == self._settings.steps
-        if is_due or VALIDATION_NAME in values:
+        # What is measured now and then stands in a line of its step, whatever the lines' interval is.
+        is_measured = VALIDATION_NAME in values or any(name.startswith(SHARE_PREFIX) for name in values)
+        if is_due or is_measured:
             self._metrics.write(step, values | data_metrics(numbers.read()))
             self._throughput.line_written()
         if not math.isfinite(values["loss"]):

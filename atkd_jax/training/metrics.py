@@ -2,7 +2,9 @@
 
 import json
 import math
+import statistics
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,6 +18,9 @@ from atkd_jax.errors import InputError
 Event: Any = getattr(event_pb2, "Event")  # noqa: B009  pyright does not see them
 SessionLog: Any = getattr(event_pb2, "SessionLog")  # noqa: B009
 Summary: Any = getattr(summary_pb2, "Summary")  # noqa: B009
+
+# What stands before a part of the loss where its share of the gradient, its cosine to it, or its norm is told.
+SHARE_PREFIX, COSINE_PREFIX, NORM_PREFIX = "gradient_share/", "gradient_cosine/", "gradient_norm/"
 
 
 class MetricsWriter:
@@ -80,6 +85,21 @@ def read_metrics(run_dir: Path) -> list[dict[str, float]]:
         except json.JSONDecodeError as error:
             raise InputError(f"{path}, line {number} is no JSON ({error.msg}); remove the line") from error
     return lines
+
+
+def mean_shares(metrics: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
+    """Returns the mean share of each part over the lines of a run's metrics that have it and are finite.
+
+    Example:
+        >>> mean_shares([{"loss": 2.0}, {"gradient_share/easy": 0.25}, {"gradient_share/easy": 0.75}])
+        {'easy': 0.5}
+    """
+    found: dict[str, list[float]] = {}
+    for line in metrics:
+        for name, value in line.items():
+            if name.startswith(SHARE_PREFIX) and value is not None:
+                found.setdefault(name.removeprefix(SHARE_PREFIX), []).append(value)
+    return {name: statistics.fmean(values) for name, values in found.items()}
 
 
 def _keep_lines_through(path: Path, step: int) -> None:

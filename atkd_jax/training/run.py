@@ -32,7 +32,8 @@ from atkd_jax.sharding import (
 )
 from atkd_jax.teachers import CachedTeacher, teacher_signal
 from atkd_jax.training.checkpoints import Checkpoints
-from atkd_jax.training.compiled_step import jitted_train_step, require_even_batch
+from atkd_jax.training.compiled_step import jitted_gradient_shares, jitted_train_step, require_even_batch
+from atkd_jax.training.gradient_shares import with_gradient_shares
 from atkd_jax.training.instance_threshold import with_threshold
 from atkd_jax.training.loop import LoopSettings, Outcome, run_loop
 from atkd_jax.training.metrics import MetricsWriter, NoMetrics
@@ -245,18 +246,7 @@ def _run(
     console: Console,
     tokenizer: Any,
 ) -> Outcome:
-    compiled = jitted_train_step(
-        config,
-        meshes=meshes,
-        student=models.student_graph,
-        teacher=models.teacher_graph,
-        optimizer=optimizer,
-        vocab_size=models.vocabularies.student,
-        teacher_vocab_size=models.vocabularies.teacher,
-        state=jax.tree.map(lambda array: array.sharding, state),
-        teacher_params=jax.tree.map(lambda array: array.sharding, models.teacher_params),
-        frozen=jax.tree.map(lambda array: array.sharding, models.student_frozen),
-    )
+    step = _compiled(config, meshes, models, optimizer, state)
     settings = LoopSettings(
         steps=config.training.steps,
         log_every_steps=config.training.log_every_steps,
@@ -270,9 +260,6 @@ def _run(
         closing(MetricsWriter(config.run_dir, resumed_step=start) if writes else NoMetrics()) as metrics,
         closing(ProgressLine(steps=config.training.steps, start=start, console=console)) as progress,
     ):
-        step = _one_at_a_time(
-            lambda state, batch: compiled(state, models.teacher_params, batch, *models.student_frozen)
-        )
         place = partial(shard_batch, meshes.student)
         if isinstance(batches, RolloutBatches):
             step, place = batches.before(step, place), lambda batch: batch
@@ -290,6 +277,35 @@ def _run(
             profile=ProfileWindow(config.run_dir / "profile", **config.profile.model_dump()),
             config=config.model_dump(mode="json"),
         )
+
+
+def _compiled(
+    config: Config,
+    meshes: Meshes,
+    models: _Models,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+) -> Callable[..., Any]:
+    """The compiled step, teacher bound, with the shares of its gradient now and then where the config asks for them."""
+    shapes = {
+        "meshes": meshes,
+        "student": models.student_graph,
+        "teacher": models.teacher_graph,
+        "vocab_size": models.vocabularies.student,
+        "teacher_vocab_size": models.vocabularies.teacher,
+        "state": jax.tree.map(lambda array: array.sharding, state),
+        "teacher_params": jax.tree.map(lambda array: array.sharding, models.teacher_params),
+        "frozen": jax.tree.map(lambda array: array.sharding, models.student_frozen),
+    }
+    teacher, frozen = models.teacher_params, models.student_frozen
+    compiled = jitted_train_step(config, **shapes, optimizer=optimizer)
+    step = _one_at_a_time(lambda state, batch: compiled(state, teacher, batch, *frozen))
+    every_steps = config.training.gradient_share_every_steps
+    if every_steps is None:
+        return step
+    shares = jitted_gradient_shares(config, **shapes)
+    measure = _one_at_a_time(lambda state, batch: shares(state.params, state.step, teacher, batch, *frozen))
+    return with_gradient_shares(step, measure, every_steps=every_steps, start=int(state.step))
 
 
 def _validated(

@@ -23,6 +23,7 @@ _MAY_CHANGE = {
     "training.chunk_tokens",
     "training.log_every_steps",
     "training.max_nonfinite_steps",
+    "training.gradient_share_every_steps",
 }
 
 

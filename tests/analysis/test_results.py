@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from atkd_jax.analysis.results import RESULT_NAME, measured, read_result, result_json, share_done
 
 
@@ -19,6 +21,13 @@ def test_speed_is_the_median_without_the_step_that_compiled(cells_of):
     student, teacher = measured(cell.config.run_dir)
     assert student == {"perplexity": 7.0, "forward_kl": 0.5, "tokens_per_second": 300.0}
     assert teacher == {"perplexity": 3.0}
+    path = cell.config.run_dir / "metrics.jsonl"
+    lines = [
+        json.loads(line) | {"gradient_share/on_data/x": share}
+        for line, share in zip(path.read_text().splitlines(), (0.2, 0.4, None, 0.6), strict=True)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert measured(cell.config.run_dir)[0] == student | {"gradient_share_on_data_x": pytest.approx(0.4)}
 
 
 def test_a_result_is_read_with_the_inputs_that_it_was_written_with(cells_of):

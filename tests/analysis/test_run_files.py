@@ -1,6 +1,6 @@
 import pytest
 
-from atkd_jax.analysis.run_files import read_runs
+from atkd_jax.analysis.run_files import points_of, read_runs
 from atkd_jax.errors import InputError
 
 
@@ -34,3 +34,11 @@ def test_a_broken_file_is_named(file, sentence, run_dir):
     (run_dir / file).write_text("{[")
     with pytest.raises(InputError, match=f"{file} {sentence}"):
         read_runs([run_dir])
+
+
+def test_what_was_measured_now_and_then_has_the_steps_of_its_own_lines(run_dir):
+    (run,) = read_runs([run_dir])
+    for line in run.metrics[4::5]:
+        line["validation/cross_entropy"] = 1.0
+    assert points_of(run, "validation/cross_entropy")[0] == [5, 10, 15, 20, 25, 30, 35]
+    assert points_of(run, "gradient_norm")[1][:3] == [3.0, None, 1.0]  # What was not finite stays a gap.

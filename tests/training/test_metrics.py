@@ -4,7 +4,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from atkd_jax.errors import InputError
-from atkd_jax.training.metrics import MetricsWriter, read_metrics
+from atkd_jax.training.metrics import MetricsWriter, mean_shares, read_metrics
 
 
 def tensorboard_values(run_dir):
@@ -59,3 +59,8 @@ def test_a_second_part_begun_in_the_same_second_has_an_event_file_of_its_own(tmp
         writer.write(resumed_step + 1, {"loss": 1.0})
         writer.close()
     assert sorted(tensorboard_values(tmp_path)) == [(1, "loss", 1.0), (2, "loss", 1.0)]
+
+
+def test_a_mean_share_is_over_what_was_measured_and_is_finite():
+    lines = [{"loss": 1.0}, {"gradient_share/easy": 0.2, "gradient_norm/easy": 9.0}, {"gradient_share/easy": None}]
+    assert mean_shares([*lines, {"gradient_share/easy": 0.6}]) == {"easy": pytest.approx(0.4)}

@@ -85,11 +85,19 @@ def test_a_run_in_two_parts_is_the_run_in_one(config, tmp_path):
 
 def test_the_gates_diagnostics_and_the_data_counts_are_in_the_metrics(config, tmp_path):
     out = io.StringIO()
-    train(config(training__steps=2, profile__start_step=2, profile__steps=9), console=Console(file=out, width=200))
+    settings = {"training__steps": 2, "profile__start_step": 2, "profile__steps": 9}
+    settings |= {"training__gradient_share_every_steps": 2}
+    train(config(**settings), console=Console(file=out, width=200))
     assert re.search(r"MFU is the share of .* TFLOP/s: the fastest product of two float32 matrices", out.getvalue())
     assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
-    last = read_metrics(tmp_path / "run")[-1]
+    first, last = read_metrics(tmp_path / "run")
     assert last["step"] == 2
+    shares = {name: last.pop(name) for name in list(last) if name.startswith(("gradient_share/", "gradient_cosine/"))}
+    norms = {name: last.pop(name) for name in list(last) if name.startswith("gradient_norm/")}
+    assert not any(name.startswith("gradient_share/") for name in first)
+    for part in ("target_kd", "diversity_kd", "easy", "hard"):  # All of the gradient that this very step took.
+        whole = norms[f"gradient_norm/{part}"] * shares[f"gradient_cosine/{part}"] / shares[f"gradient_share/{part}"]
+        assert whole == pytest.approx(last["gradient_norm"], rel=1e-4)
     expected = {
         "loss",
         "cross_entropy",
