@@ -55,7 +55,7 @@ class StudentConfig(Node):
         description="prune: batches of the training data on which layers, units and heads are measured.",
     )
     directory: UserPath | None = Field(
-        default=None, description="directory: a Hugging Face directory, or a hub id, to start from."
+        default=None, description="directory: a Hugging Face directory, a GGUF file, or a hub id, to start from."
     )
     size: str | None = Field(default=None, description="scratch: a name in the table of sizes.")
     lora: LoraConfig = LoraConfig()

@@ -32,7 +32,7 @@ class TeacherConfig(Node):
     """The model that teaches."""
 
     model: str = Field(
-        default="smollm2-135m-instruct", description="A name that `fetch` knows, a directory, or a hub id."
+        default="smollm2-135m-instruct", description="A name that `fetch` knows, a directory, a GGUF file, or a hub id."
     )
     dtype: Dtype = Field(default="float32", description="Type of the teacher's weights and of its arithmetic.")
     quantize: Literal["int8", "int4", None] = Field(

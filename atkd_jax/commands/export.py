@@ -128,8 +128,8 @@ def student_card(config: Config, *, step: int) -> str:
         step: The checkpoint that is exported.
     """
     known = KNOWN_MODELS.get(config.teacher.model)
-    is_directory = Path(config.teacher.model).expanduser().is_dir()
-    teacher = known.hub_id if known else Path(config.teacher.model).name if is_directory else config.teacher.model
+    is_local = Path(config.teacher.model).expanduser().exists()
+    teacher = known.hub_id if known else Path(config.teacher.model).name if is_local else config.teacher.model
     sections: dict[str, Any] = {"Training": _training_facts(config, teacher=teacher, step=step)}
     measured = _measured(config, step=step)
     if measured:
@@ -138,7 +138,7 @@ def student_card(config: Config, *, step: int) -> str:
         title=f"{config.run_dir.name}: a student of {teacher}",
         summary=f"Distilled from {teacher} by {config.objective.name} with atkd_jax {__version__}.",
         sections=sections,
-        base_model=None if is_directory and not known else teacher,
+        base_model=None if is_local and not known else teacher,
         license=known.license if known else None,
     )
 

@@ -10,7 +10,7 @@ from flax import nnx
 
 from atkd_jax.config import Config
 from atkd_jax.config_student import LoraConfig
-from atkd_jax.interop import load_model, read_config
+from atkd_jax.interop import is_gguf, load_model, read_config
 from atkd_jax.models import Bits, Decoder, DecoderConfig, Pruning, add_adapters, quantize_in_place, split_trained
 from atkd_jax.training.calibration import read_pruning
 from atkd_jax.training.reading import read_student_params, require_checkpoint
@@ -91,8 +91,11 @@ def student_at_start(config: Config, teacher: Decoder, *, pruning: Pruning | Non
 
 
 def base_of_adapters(config: Config) -> str | None:
-    """The model that peft puts the run's adapters beside, as users name it; None where it is one of the run's own."""
+    """The model that peft puts the run's adapters beside, as users name it.
+
+    None where it is one of the run's own, or in a form that peft does not open.
+    """
     directory = config.student.directory
-    if config.student.init != "directory" or directory is None:
+    if config.student.init != "directory" or directory is None or is_gguf(str(directory)):
         return None
     return str(directory.absolute()) if directory.is_dir() else str(directory)

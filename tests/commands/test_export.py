@@ -136,6 +136,11 @@ def test_the_card_tells_where_the_student_began(student, words, tmp_path):
 
 
 def test_a_local_teacher_is_named_without_its_path(tmp_path):
+    (tmp_path / "file.gguf").touch()
+    config = Config.model_validate({"run_dir": tmp_path / "run", "teacher": {"model": str(tmp_path / "file.gguf")}})
+    card = student_card(config, step=1)
+    assert "a student of file.gguf" in card
+    assert "base_model" not in card
     (tmp_path / "mine").mkdir()
     config = Config.model_validate({"run_dir": tmp_path / "run", "teacher": {"model": str(tmp_path / "mine")}})
     card = student_card(config, step=1)

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from atkd_jax.commands.student import abstract_decoder, read_trained_student
+from atkd_jax.commands.student import abstract_decoder, base_of_adapters, read_trained_student
+from atkd_jax.config import Config
 from atkd_jax.errors import InputError
 from atkd_jax.interop import load_model, read_config
 
@@ -29,3 +30,14 @@ def test_the_trained_student_is_the_checkpoints(trained, tiny_teacher_directory)
 def test_a_run_without_a_checkpoint_is_named(untrained, tiny_teacher_directory):
     with pytest.raises(InputError, match="holds no checkpoint; train first"):
         read_trained_student(untrained, teacher_directory=tiny_teacher_directory)
+
+
+def test_adapters_stand_beside_what_peft_opens(untrained, tmp_path):
+    def base(directory):
+        student = {"init": "directory", "directory": str(directory), "lora": {"rank": 2}}
+        return base_of_adapters(Config.model_validate(untrained.model_dump(mode="json") | {"student": student}))
+
+    assert base(tmp_path) == str(tmp_path)
+    assert base("org/model") == "org/model"
+    assert base("org/model/file.gguf") is None
+    assert base_of_adapters(untrained) is None

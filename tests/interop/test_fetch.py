@@ -122,7 +122,7 @@ def test_a_folder_that_has_a_known_name_but_no_model_is_passed_over(known, tmp_p
 @pytest.mark.parametrize("name", ["no-such-model", "./missing", "/missing/directory", "a/b/c", "../up", ""])
 def test_what_is_no_model_is_refused(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    words = "must be a directory that exists, a hub id such as org/model, or one of smollm2-135m-instruct"
+    words = "must be a directory that exists, a GGUF file, a hub id such as org/model, or one of smollm2-135m-instruct"
     with pytest.raises(InputError, match=f"'{name}' {words}"):
         fetch_model(name, cache_dir=tmp_path / "cache", report=print)
 

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 
 from atkd_jax.errors import InputError
 from atkd_jax.interop import hub, load_model, load_tokenizer
-from atkd_jax.interop.hub import download_from_hub, find_in_hub_cache, hub_answers
+from atkd_jax.interop.hub import download_file_from_hub, download_from_hub, find_in_hub_cache, hub_answers
 
 from .conftest import make_llama
 
@@ -123,6 +123,16 @@ def test_a_model_comes_without_pickles_without_code_and_once(server: Hub, tmp_pa
     assert load_tokenizer(target).chat_template
     assert len(lines) == 1
     assert lines[0].startswith("Downloading org/tiny from http://127.0.0.1")
+
+
+def test_one_file_of_a_repository_comes_alone(server: Hub, tmp_path: Path):
+    server.files["sub/tiny.gguf"] = b"GGUF"
+    found = download_file_from_hub("org/tiny", "sub/tiny.gguf", tmp_path / "folder", report=print)
+    assert found == tmp_path / "folder" / "sub" / "tiny.gguf"
+    assert found.read_bytes() == b"GGUF"
+    assert not [line for line in server.asked if "model.safetensors" in line]
+    with pytest.raises(InputError, match=r"org/tiny at http.* holds no file absent\.gguf; correct its name"):
+        download_file_from_hub("org/tiny", "absent.gguf", tmp_path / "folder", report=print)
 
 
 def test_an_interrupted_download_goes_on_and_never_passes_for_whole(server: Hub, tmp_path: Path):
