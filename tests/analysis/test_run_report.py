@@ -1,4 +1,5 @@
 import base64
+import json
 import re
 import shutil
 import struct
@@ -38,6 +39,19 @@ class Read(HTMLParser):
         self.text += data
         if self._in_cell:
             self.rows[-1][-1] += data
+
+
+def test_models_with_tokens_of_their_own_are_shown_per_byte(run_dir):
+    assert not [row for row in Read(run_report(read_runs([run_dir]))).rows if row[0] == "bits per byte"]
+    path = run_dir / "evaluation.json"
+    own = {"perplexity": 9.0, "bits_per_byte": 1.25}
+    models = {"teacher": own, "student after": own | {"bits_per_byte": 1.5}}
+    kept = json.loads(path.read_text()) | {"models": models, "unc_deciles": [], "note": "They do not compare."}
+    path.write_text(json.dumps(kept))
+    read = Read(run_report(read_runs([run_dir])))
+    assert ["bits per byte", "1.2500", "1.5000"] in read.rows
+    assert ["forward KL to the teacher", "-", "-"] in read.rows
+    assert "checkpoint of step 39. They do not compare." in read.text
 
 
 def test_one_run_has_all_its_sections(run_dir):
