@@ -42,12 +42,17 @@ def raw_config(family: Family, metadata: Mapping[str, Any], tensors: Mapping[str
         tensors: name -> what has its numbers at `.data`.
 
     Raises:
-        InputError: where rotary frequencies are scaled in a way that is not read.
+        InputError: where rotary frequencies are scaled in a way that is not read, or the model has experts.
     """
     assert family.gguf is not None  # it was found by it
     table = family.gguf
     prefix = f"{table.architecture}."
     own = {key.removeprefix(prefix): _tidy(value) for key, value in metadata.items() if key.startswith(prefix)}
+    if own.get("expert_count"):
+        raise InputError(
+            f"must hold a dense model, but has {own['expert_count']} experts, which are read from safetensors weights "
+            "alone; choose those."
+        )
     raw: dict[str, Any] = {"model_type": family.name, "vocab_size": len(metadata.get("tokenizer.ggml.tokens", ()))}
     raw |= {name: own[key] for key, name in table.keys.items() if key in own}
     if raw.get("sliding_window") == 0:

@@ -62,6 +62,11 @@ def test_linear_scaling_is_read():
         read("gemma3", GEMMA | {"rope.scaling.type": "yarn"})
 
 
+def test_experts_are_refused():
+    with pytest.raises(InputError, match="must hold a dense model, but has 8 experts"):
+        read("llama", GEMMA | {"expert_count": 8})
+
+
 def test_phi_turns_a_part_of_a_head_by_two_sets_of_factors():
     plain = read("phi3", PHI)
     assert (plain.head_dim, plain.rotary_dim, plain.window, plain.rope_scaling) == (24, 18, None, None)
