@@ -3,9 +3,12 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from atkd_jax.training.progress import CountLines
 
 
 @contextlib.contextmanager
@@ -33,12 +36,6 @@ def progress_line(
             task = progress.add_task(title, total=total)
             yield lambda done: progress.update(task, completed=done)
         return
-    last = clock()
-
-    def plain(done: int) -> None:
-        nonlocal last
-        if clock() - last >= seconds_between_lines or done == total:
-            last = clock()
-            console.print(f"{title}: {done} of {total}", highlight=False)
-
-    yield plain
+    report = partial(console.print, highlight=False)
+    times = {"seconds_between_lines": seconds_between_lines, "clock": clock}
+    yield CountLines(title, total=total, report=report, **times)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +20,10 @@ from atkd_jax.errors import InputError
 from atkd_jax.models import Decoder
 from atkd_jax.sharding import Meshes, replicated, row_sharding, shard_batch
 from atkd_jax.teachers import LoadedTeacher, batch_log_probs
+from atkd_jax.training.progress import CountLines
 from atkd_jax.training.validation import spaced_batches
 
 THRESHOLD_NAME = "instance_weighting.json"
-_SECONDS_BETWEEN_LINES = 10.0
 
 
 class Threshold(NamedTuple):
@@ -88,9 +87,11 @@ def measured_threshold(
     batches = spaced_batches(config, teacher.tokenizer, split=split, examples=examples, mesh=mesh)
     step = _compiled_step(teacher.model, vocab_size=len(teacher.tokenizer), mesh=meshes.teacher)
     by_rows = row_sharding(meshes.teacher)
+    told = CountLines("batches of the teacher's mean loss", total=len(batches), report=report)
     sums = np.zeros(2, np.float64)
-    for batch in _told(batches, report):
+    for done, batch in enumerate(batches, start=1):
         sums += np.asarray(step(jax.device_put(shard_batch(meshes.student, batch), by_rows)), np.float64)
+        told(done)
     found = Threshold(float(sums[0] / sums[1]), round(sums[1]))
     if not math.isfinite(found.threshold):
         raise InputError(
@@ -113,12 +114,3 @@ def _compiled_step(model: Decoder, *, vocab_size: int, mesh: Mesh) -> Callable[[
 
     compiled = jax.jit(step, out_shardings=replicated(mesh))
     return lambda batch: compiled(params, batch)
-
-
-def _told(batches: list[Any], report: Callable[[str], None]) -> Iterable[Any]:
-    last = time.monotonic()
-    for done, batch in enumerate(batches):
-        yield batch
-        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            report(f"measuring the teacher's mean loss: batch {done + 1} of {len(batches)}")

@@ -1,4 +1,4 @@
-"""The live line of a run: step, loss, tokens/s, MFU, the teacher's share of the time, time left."""
+"""How far a run or a count has come: step, loss, tokens/s, MFU, the teacher's share of the time, time left."""
 
 import math
 import time
@@ -66,10 +66,54 @@ def describe(values: dict[str, float], *, seconds_left: float) -> str:
             parts.append(f"{word} {values[name]:.2g} s")
     if values.get("skipped_steps"):
         parts.append(f"skipped {values['skipped_steps']:.0f}")
+    parts.append(_left(seconds_left))
+    return "  ".join(parts)
+
+
+class CountLines:
+    """Says in plain lines how many are done, no more often than every ten seconds, and once when all are."""
+
+    def __init__(
+        self,
+        title: str,
+        *,
+        total: int,
+        report: Callable[[str], None],
+        seconds_between_lines: float = _PLAIN_INTERVAL_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """Begins to count.
+
+        Args:
+            title: What is being done.
+            total: How many there are.
+            report: Is told the lines.
+            seconds_between_lines: The least, but for the last line.
+            clock: Gives seconds.
+        """
+        self._title, self._total, self._report = title, total, report
+        self._seconds, self._clock = seconds_between_lines, clock
+        self._last = clock()
+        # What was done when the count began, or while the first was being compiled, says nothing of the rest.
+        self._first: tuple[int, float] | None = None
+
+    def __call__(self, done: int) -> None:
+        """Is told how many are done."""
+        now = self._clock()
+        first, began = self._first = self._first or (done, now)
+        if done < self._total and now - self._last < self._seconds:
+            return
+        self._last = now
+        line = f"{self._title}: {done:,} of {self._total:,}"
+        if first < done < self._total:
+            line += f", {_left((now - began) / (done - first) * (self._total - done))}"
+        self._report(line)
+
+
+def _left(seconds_left: float) -> str:
     minutes, seconds = divmod(round(seconds_left), 60)
     hours, minutes = divmod(minutes, 60)
-    parts.append(f"left {hours}:{minutes:02}:{seconds:02}" if hours else f"left {minutes}:{seconds:02}")
-    return "  ".join(parts)
+    return f"left {hours}:{minutes:02}:{seconds:02}" if hours else f"left {minutes}:{seconds:02}"
 
 
 class _Fields(ProgressColumn):

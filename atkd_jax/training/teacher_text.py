@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,11 +13,11 @@ from atkd_jax.errors import InputError
 from atkd_jax.generation import answer
 from atkd_jax.sharding import Meshes
 from atkd_jax.teachers import LoadedTeacher
+from atkd_jax.training.progress import CountLines
 from atkd_jax.training.shared_directory import turn_on_this_host
 
 TEACHER_TEXT_NAME = "teacher_text.jsonl"
 _ROWS = 16
-_SECONDS_BETWEEN_LINES = 10.0
 
 
 def training_source(config: Config) -> tuple[str, str]:
@@ -81,23 +80,6 @@ def write_teacher_text(
 
     report(f"The teacher answers {len(prompts):,} prompts, once, into {path}.")
     facts = settings | {"model": config.teacher.model, "seed": config.seed, "template": config.data.template}
-    told = _Told(len(prompts), report)
+    told = CountLines("prompts answered", total=len(prompts), report=report)
     write_answers(path, prompts, answer=answers, settings=facts, batch_size=rows, on_progress=told)
     return path
-
-
-class _Told:
-    """Tells how many prompts were answered and what is left, now and then."""
-
-    def __init__(self, total: int, report: Callable[[str], None]):
-        self._total, self._report = total, report
-        self._began = self._last = time.monotonic()
-        self._first: int | None = None
-
-    def __call__(self, done: int) -> None:
-        now = time.monotonic()
-        self._first = done if self._first is None else self._first
-        if now - self._last >= _SECONDS_BETWEEN_LINES and done > self._first:
-            self._last = now
-            left = (now - self._began) / (done - self._first) * (self._total - done)
-            self._report(f"answered {done:,} of {self._total:,} prompts, left {left:.0f} s")

@@ -79,7 +79,7 @@ def test_the_threshold_is_the_mean_over_examples_of_the_teachers_loss(config):
         means += [-row[own].mean() for row, own in zip(log_probs, np.asarray(mask), strict=True) if own.any()]
     np.testing.assert_allclose(found.threshold, np.mean(means), rtol=1e-5)
     assert found.examples == len(examples) == 40
-    assert told == [found.sentence()]
+    assert told == ["batches of the teacher's mean loss: 5 of 5", found.sentence()]
 
 
 def test_fewer_examples_may_be_measured(config):

@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from atkd_jax.training.progress import ProgressLine, describe
+from atkd_jax.training.progress import CountLines, ProgressLine, describe
 
 
 def test_the_line_says_what_there_is():
@@ -36,3 +36,22 @@ def test_a_terminal_gets_one_live_line():
     line.close()
     assert "step 2/2" in out.getvalue()
     assert "teacher 50%" in out.getvalue()
+
+
+def test_a_count_is_told_every_ten_seconds_with_what_is_left_and_at_its_end():
+    times, said = iter([0.0, 1.0, 12.0, 13.0, 24.0, 25.0, 26.0]), []
+    tell = CountLines("prompts answered", total=1000, report=said.append, clock=lambda: next(times))
+    for done in (20, 40, 45, 60, 999, 1000):
+        tell(done)
+    # The 20 were there, or took a compilation: 20 more took 11 s, and 40 more 23 s.
+    assert said == [
+        "prompts answered: 40 of 1,000, left 8:48",
+        "prompts answered: 60 of 1,000, left 9:00",
+        "prompts answered: 1,000 of 1,000",
+    ]
+
+
+def test_of_a_count_whose_pace_is_not_known_nothing_is_said_to_be_left():
+    times, said = iter([0.0, 11.0]), []
+    CountLines("answered", total=3, report=said.append, clock=lambda: next(times))(1)
+    assert said == ["answered: 1 of 3"]

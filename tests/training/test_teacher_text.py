@@ -72,13 +72,3 @@ def test_several_processes_are_told_to_let_one_write(config, monkeypatch):
     monkeypatch.setattr(teacher_text.jax, "process_count", lambda: 2)
     with pytest.raises(InputError, match=r"is written by one process, but 2 share this run; start it with one process"):
         write_teacher_text(config, teacher, meshes=meshes, report=print)
-
-
-def test_what_has_come_far_is_told(monkeypatch):
-    times = iter([0.0, 1.0, 12.0, 13.0, 24.0])
-    monkeypatch.setattr(teacher_text.time, "monotonic", lambda: next(times))
-    said = []
-    told = teacher_text._Told(100, said.append)
-    for done in (20, 40, 45, 60):
-        told(done)
-    assert said == ["answered 40 of 100 prompts, left 36 s", "answered 60 of 100 prompts, left 24 s"]
