@@ -51,7 +51,7 @@ One value per example, whatever the losses are:
 
     instance_weights, instance_steepness AdaKD's share of distillation, and its schedule
     instance_weighted                    alpha KD + (1 - alpha) task
-    example_means, example_token_counts  from a loss per token to one per example, where examples share rows
+    example_means, example_shares        from a loss per token to one per example, where examples share rows
 
 From how alike the classes are, without a teacher:
 
@@ -76,7 +76,7 @@ from atkd_jax.losses.divergences import (
 from atkd_jax.losses.gate import atkd_token_weights, hard_token_mask, hard_token_threshold
 from atkd_jax.losses.instance_weights import (
     example_means,
-    example_token_counts,
+    example_shares,
     instance_steepness,
     instance_weighted,
     instance_weights,
@@ -146,7 +146,7 @@ __all__ = [
     "discounted_returns",
     "diversity_kd",
     "example_means",
-    "example_token_counts",
+    "example_shares",
     "forward_kl",
     "generalized_jsd",
     "hard_token_mask",

@@ -166,10 +166,11 @@ def example_means(*, values: jax.Array, mask: jax.Array, segment_ids: jax.Array)
     return total / jnp.maximum(_sums_of_examples(mask.astype(values.dtype), segments), 1)
 
 
-def example_token_counts(*, mask: jax.Array, segment_ids: jax.Array) -> jax.Array:
-    """Returns, at every token, how many tokens of its own example count.
+def example_shares(*, mask: jax.Array, segment_ids: jax.Array) -> jax.Array:
+    """Returns 1 / n at each of an example's n counted tokens, and 0 at the others.
 
-    1 / count at the counted tokens is the weight of a sum in which every example counts alike.
+    Weighted by it, a sum over tokens is the sum over examples of each one's mean; its own sum is how many examples have
+    a counted token.
 
     Args:
       mask: bool `[..., T]`, True where a token counts.
@@ -189,11 +190,11 @@ def example_token_counts(*, mask: jax.Array, segment_ids: jax.Array) -> jax.Arra
       >>> import jax.numpy as jnp
       >>> from atkd_jax import losses
       >>> mask, segments = jnp.array([False, True, True, True]), jnp.array([1, 1, 1, 2])
-      >>> losses.example_token_counts(mask=mask, segment_ids=segments).tolist()
-      [2.0, 2.0, 2.0, 1.0]
+      >>> losses.example_shares(mask=mask, segment_ids=segments).tolist()
+      [0.0, 0.5, 0.5, 1.0]
     """
-    mask, segments = _examples("example_token_counts", mask, segment_ids, jnp.shape(mask))
-    return _sums_of_examples(mask.astype(jnp.float32), segments)
+    mask, segments = _examples("example_shares", mask, segment_ids, jnp.shape(mask))
+    return jnp.where(mask, 1 / jnp.maximum(_sums_of_examples(mask.astype(jnp.float32), segments), 1), 0)
 
 
 def _sums_of_examples(values: jax.Array, segments: jax.Array) -> jax.Array:

@@ -59,6 +59,5 @@ def weighted_by_instance(distillation: Objective, config: InstanceWeightingConfi
 
 def _example_mean_weights(mask: jax.Array, segment_ids: jax.Array) -> jax.Array:
     """Returns the weights of a mean over examples of the mean over each one's counted tokens."""
-    counts = losses.example_token_counts(mask=mask, segment_ids=segment_ids)
-    share = jnp.where(mask, 1 / jnp.maximum(counts, 1), 0)
-    return share / jnp.maximum(jnp.sum(share), 1)
+    shares = losses.example_shares(mask=mask, segment_ids=segment_ids)
+    return shares / jnp.maximum(jnp.sum(shares), 1)

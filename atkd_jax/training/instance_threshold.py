@@ -108,9 +108,8 @@ def _compiled_step(model: Decoder, *, vocab_size: int, mesh: Mesh) -> Callable[[
     def step(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
         """Returns the sum over examples of the teacher's mean loss, and their number."""
         log_probs, mask = batch_log_probs(graphdef, params, batch=batch, vocab_size=vocab_size, mesh=mesh)
-        counts = losses.example_token_counts(mask=mask, segment_ids=batch["segment_ids"])
-        share = jnp.where(mask, 1 / jnp.maximum(counts, 1), 0)
-        return jnp.stack([jnp.sum(jnp.where(mask, -log_probs, 0) * share), jnp.sum(share)])
+        shares = losses.example_shares(mask=mask, segment_ids=batch["segment_ids"])
+        return jnp.stack([jnp.sum(jnp.where(mask, -log_probs, 0) * shares), jnp.sum(shares)])
 
     compiled = jax.jit(step, out_shardings=replicated(mesh))
     return lambda batch: compiled(params, batch)

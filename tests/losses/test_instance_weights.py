@@ -87,7 +87,18 @@ def test_the_means_of_packed_examples(seed, precise):
         expected[place] = values[place[:-1]][own].mean() if own.any() else 0
     with jax.enable_x64(precise):
         found = losses.example_means(values=jnp.asarray(values), mask=mask, segment_ids=segments)
+        shares = losses.example_shares(mask=mask, segment_ids=segments)
     np.testing.assert_allclose(found, expected, rtol=1e-12 if precise else 1e-5, atol=1e-14 if precise else 1e-6)
+    one_each = [expected[place] for place in _firsts_of_examples(mask, segments)]
+    total = np.sum(np.asarray(shares) * np.where(mask, values, 0))
+    np.testing.assert_allclose(total, np.sum(one_each), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(shares.sum(), len(one_each), rtol=1e-6)
+
+
+def _firsts_of_examples(mask, segments):
+    """The place of the first counted token of every example that has one."""
+    seen = {(*place[:-1], segments[place]): place for place in reversed(list(np.ndindex(*mask.shape))) if mask[place]}
+    return list(seen.values())
 
 
 def test_wrong_arguments_are_named():
