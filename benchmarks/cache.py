@@ -29,7 +29,7 @@ from atkd_jax.sharding import make_meshes, shard_batch
 from atkd_jax.training.compiled_step import jitted_train_step
 from atkd_jax.training.optimizer import make_optimizer
 from atkd_jax.training.placement import place_state
-from atkd_jax.training.run import open_batches
+from atkd_jax.training.run_batches import open_batches
 from atkd_jax.training.start import prepare_start
 from atkd_jax.training.teaching import open_teaching
 

@@ -38,7 +38,7 @@ from atkd_jax.models import Decoder, Pruning
 from atkd_jax.sharding import make_mesh, make_meshes
 from atkd_jax.teachers import LoadedTeacher, load_teacher
 from atkd_jax.training.calibration import first_batches, pruning_of_run
-from atkd_jax.training.run import open_batches
+from atkd_jax.training.run_batches import open_batches
 from atkd_jax.training.student import student_tokenizer
 
 # Prompts that are answered at once for ROUGE-L.

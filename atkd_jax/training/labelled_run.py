@@ -18,13 +18,9 @@ from atkd_jax.config import Config
 from atkd_jax.data import ArrayBatches
 from atkd_jax.errors import InputError
 from atkd_jax.sharding import SumOverProcesses, make_mesh
-from atkd_jax.training.checkpoints import Checkpoints
-from atkd_jax.training.loop import LoopSettings, Outcome, run_loop
-from atkd_jax.training.metrics import MetricsWriter
+from atkd_jax.training.loop import Outcome
 from atkd_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from atkd_jax.training.profiling import ProfileWindow
-from atkd_jax.training.progress import ProgressLine
-from atkd_jax.training.same_run import require_same_run
+from atkd_jax.training.run_loop import checkpoints_of, newest_state, run_steps
 from atkd_jax.training.state import TrainState, initial_state
 from atkd_jax.training.step import Metrics, apply_gradient
 from atkd_jax.training.throughput import StepCosts
@@ -66,18 +62,22 @@ def train_labelled(
     config.run_dir.mkdir(parents=True, exist_ok=True)
     with (
         closing(ArrayBatches(arrays, batch_size=config.training.batch_size, seed=config.seed)) as batches,
-        Checkpoints(config.run_dir / "checkpoints", keep=config.checkpoint.keep) as checkpoints,
+        checkpoints_of(config) as checkpoints,
     ):
-        restored = checkpoints.restore_newest(state, report=report)
-        if restored is not None:
-            require_same_run(restored.config, config)
-            state = restored.state
-            batches.set_state(restored.data_state)
+        state = newest_state(config, state, batches, checkpoints, report=report)
         outcome = Outcome(state, None)
         if int(state.step) < config.training.steps:
-            if restored is not None:
-                report(f"Going on from step {int(state.step)} of {config.run_dir}.")
-            outcome = _run(step, state, batches, checkpoints, config, console)
+            outcome = run_steps(
+                config,
+                step,
+                state,
+                batches,
+                place=lambda batch: {name: jnp.asarray(array) for name, array in batch.items()},
+                add_up=SumOverProcesses(make_mesh()).start,
+                costs=StepCosts(),
+                checkpoints=checkpoints,
+                console=console,
+            )
     nnx.update(model, outcome.state.params)
     return outcome
 
@@ -99,38 +99,3 @@ def _compiled_step(
         return apply_gradient(state, loss, gradient, metrics, optimizer)
 
     return jax.jit(step, donate_argnums=0)
-
-
-def _run(
-    step: Callable[..., Any],
-    state: TrainState,
-    batches: ArrayBatches,
-    checkpoints: Checkpoints,
-    config: Config,
-    console: Console,
-) -> Outcome:
-    start, steps = int(state.step), config.training.steps
-    settings = LoopSettings(
-        steps=steps,
-        log_every_steps=config.training.log_every_steps,
-        checkpoint_every_steps=config.checkpoint.every_steps,
-        max_nonfinite_steps=config.training.max_nonfinite_steps,
-        costs=StepCosts(),
-    )
-    with (
-        closing(MetricsWriter(config.run_dir, resumed_step=start)) as metrics,
-        closing(ProgressLine(steps=steps, start=start, console=console)) as progress,
-    ):
-        return run_loop(
-            step,
-            state,
-            batches,
-            place=lambda batch: {name: jnp.asarray(array) for name, array in batch.items()},
-            add_up=SumOverProcesses(make_mesh()).start,
-            settings=settings,
-            checkpoints=checkpoints,
-            metrics=metrics,
-            progress=progress,
-            profile=ProfileWindow(config.run_dir / "profile", **config.profile.model_dump()),
-            config=config.model_dump(mode="json"),
-        )
