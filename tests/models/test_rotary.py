@@ -1,5 +1,6 @@
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from atkd_jax.models import (
     YarnRopeScaling,
 )
 from atkd_jax.models.rotary import rotary_frequencies, rotate, text_lengths
+from atkd_jax.sharding import constrain, make_mesh
 
 SCALING = Llama3RopeScaling(factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position=64)
 CONFIGS = [
@@ -64,6 +66,15 @@ def test_every_text_of_a_row_has_a_length_of_its_own():
     expected[1] = [8] * 8  # Only the segments said where the second row's text ends.
     np.testing.assert_array_equal(text_lengths(positions), expected)
     assert text_lengths(jnp.asarray([[41]])).tolist() == [[42]]  # a token that continues a cache
+
+
+def test_a_text_is_as_long_where_its_tokens_are_split_over_devices():
+    lengths = (15, 30, 19)
+    positions = jnp.tile(jnp.concatenate([jnp.arange(length) for length in lengths])[None], (2, 1))
+    segments = jnp.tile(jnp.repeat(jnp.arange(3), jnp.asarray(lengths))[None], (2, 1))
+    mesh = make_mesh(fsdp=2, sequence=4)
+    found = jax.jit(lambda *arrays: text_lengths(*(constrain(each, mesh, "rows", "length") for each in arrays)))
+    np.testing.assert_array_equal(found(positions, segments), np.tile(np.repeat(lengths, lengths), (2, 1)))
 
 
 def test_scores_depend_on_the_distance_alone():
