@@ -1,15 +1,16 @@
 """Settings that every test runs under: eight CPU devices, strict types, a shared compilation cache, no network."""
 
+import gc
 import os
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-# Tests run small programs once: what they cost is compilation, which LLVM's optimiser would double.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    " --xla_llvm_disable_expensive_passes=true",
-)
+sys.path.insert(0, str(ROOT / "tests"))  # For what is imported below, whichever folder pytest was started from.
+
+from compilation import FLAGS, forget_programs_where_memory_is_short
+
+os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=8 {FLAGS}")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Collectives of eight devices that wait for each other hold a thread each, two where they are independent. As many
 # threads as devices are too few, and two programs in flight at once need twice as many.
@@ -22,15 +23,25 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
-import sys
-
 import hypothesis
 import jax
+import pytest
 
-sys.path.insert(0, str(ROOT / "tests"))  # For the plugins below, whichever folder pytest was started from.
 pytest_plugins = ["tiny_models", "smollm2", "forked_runs", "openai_server", "run_directories"]
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("default")
+
+
+def pytest_collection_finish():
+    # Modules and tests stay to the end: the garbage collector need not look through them again and again.
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _memory_of_a_file():
+    yield
+    forget_programs_where_memory_is_short()

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 import pytest
+from compilation import FLAGS
 
 ROOT = Path(__file__).parent.parent
-FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 FORKING = """
 import json, os, sys, time, traceback
