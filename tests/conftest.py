@@ -16,6 +16,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # threads as devices are too few, and two programs in flight at once need twice as many.
 os.environ.setdefault("NPROC", "64")
 os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "false")
+# There are as many processes as cores: the oracles' threads, PyTorch's and BLAS's, would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Inherited by the processes that tests start, so that they too compile each program once. Tests compile thousands of
@@ -36,9 +39,11 @@ hypothesis.settings.load_profile("default")
 
 
 def pytest_collection_finish():
-    # Modules and tests stay to the end: the garbage collector need not look through them again and again.
+    # Modules and tests stay to the end: the garbage collector need not look through them again and again; nor so often
+    # through what jax keeps of its programs, which are millions of objects.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 10, 50)
 
 
 @pytest.fixture(scope="module", autouse=True)

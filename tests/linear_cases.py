@@ -1,5 +1,7 @@
 """Small inputs of the linear losses, and what is compared of them."""
 
+from functools import lru_cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,10 +32,16 @@ def differentiated(case):
     return {name: array for name, array in case.items() if name.startswith("student")}
 
 
+@lru_cache(maxsize=32)
+def value_and_gradients_of(function):
+    """Returns the compiled function of (what is differentiated, the rest); the same one for the same function."""
+    return jax.jit(jax.value_and_grad(lambda student, rest: function(**student, **rest)))
+
+
 def value_and_gradients(function, case):
     """Returns the value and the gradients by the student's hidden states, head and bias."""
     rest = {name: array for name, array in case.items() if not name.startswith("student")}
-    return jax.jit(jax.value_and_grad(lambda student: function(**student, **rest)))(differentiated(case))
+    return value_and_gradients_of(function)(differentiated(case), rest)
 
 
 def assert_same(mine, theirs, rtol=2e-5):

@@ -1,6 +1,7 @@
 """The rules of the house, read off the source: imports point down, files stay short, tests mirror files."""
 
 import ast
+import functools
 import sys
 from pathlib import Path
 
@@ -66,6 +67,7 @@ def breaches(tree, path):
     return sorted(room for room in rooms - {own} if room not in FLOOR_OF or FLOOR_OF[room] >= FLOOR_OF[own])
 
 
+@functools.cache
 def parsed(path):
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 

@@ -4,7 +4,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +13,6 @@ from atkd_jax.commands.local import run
 from atkd_jax.commands.main import main
 from atkd_jax.commands.verbs import LocalOptions
 from atkd_jax.training.metrics import read_metrics
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
@@ -34,15 +31,15 @@ def pretend(monkeypatch):
     return install
 
 
-def test_two_processes_train_what_one_trains(tiny_run_words, tmp_path):
+def test_two_processes_train_what_one_trains(tiny_run_words, tmp_path, capfd):
     one, two = tmp_path / "one", tmp_path / "two"
     # Eight devices share the eight rows here, one device a process has four rows in two parts there.
     assert main([*tiny_run_words, f"--run_dir={one}", "--training.microbatches=1"]) == 0
-    command = [sys.executable, "launch.py", "local", "--processes", "2", *tiny_run_words, f"--run_dir={two}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "step 8/8" in done.stdout
-    assert "[1] step" not in done.stdout
+    capfd.readouterr()
+    assert main(["local", "--processes", "2", *tiny_run_words, f"--run_dir={two}"]) == 0
+    told = capfd.readouterr().out
+    assert "step 8/8" in told
+    assert "[1] step" not in told
     losses = [[line["loss"] for line in read_metrics(run_dir)] for run_dir in (one, two)]
     assert len(losses[0]) == 8
     np.testing.assert_allclose(*losses, rtol=1e-5)

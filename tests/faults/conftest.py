@@ -4,19 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from metric_lines import without_times
 
 from atkd_jax.training.metrics import read_metrics
-
-TIMES = {"step_seconds", "tokens_per_second", "teacher_share", "data_wait_seconds", "checkpoint_stall_seconds", "mfu"}
 
 
 def record(run_dir, step):
     """The record in a checkpoint: digests of every array, the data position, the config."""
     return json.loads((run_dir / "checkpoints" / str(step) / "run" / "metadata").read_text())
-
-
-def metrics_without_times(run_dir):
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in read_metrics(run_dir)]
 
 
 @pytest.fixture
@@ -28,7 +23,7 @@ def require_same_bits():
         assert first["digests"]["arrays"] == second["digests"]["arrays"]
         assert len(first["digests"]["arrays"]) > 20
         assert first["data_state"] == second["data_state"]
-        assert metrics_without_times(one) == metrics_without_times(other)
+        assert without_times(read_metrics(one)) == without_times(read_metrics(other))
 
     return require
 

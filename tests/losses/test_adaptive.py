@@ -58,9 +58,14 @@ def test_the_weights_of_adaptive_kl_are_constants_of_the_gradient(oracle):
 def test_adaptive_kl_of_equals_is_zero_and_has_a_finite_gradient(vocabulary):
     logits, _ = random_case(2, (4,), vocabulary)
     logits["student_logits"] = logits["teacher_logits"]
-    value, gradient = jax.value_and_grad(lambda x: losses.adaptive_kl(**(logits | {"student_logits": x})).sum())(
-        logits["student_logits"]
-    )
+    teacher = logits["teacher_logits"]
+
+    @jax.jit
+    @jax.value_and_grad
+    def value_and_gradient(student):
+        return losses.adaptive_kl(student_logits=student, teacher_logits=teacher).sum()
+
+    value, gradient = value_and_gradient(logits["student_logits"])
     np.testing.assert_allclose(value, 0, atol=1e-6)
     np.testing.assert_allclose(gradient, 0, atol=1e-6)
 
@@ -84,7 +89,7 @@ def test_a_power_of_one_is_kl_and_the_power_may_be_traced():
 def test_a_one_hot_teacher_has_a_finite_gradient(gamma):
     student, teacher = np.array([0.5, 1.0, -2.0], np.float32), np.array([0.0, -np.inf, -np.inf], np.float32)
     function = partial(losses.uncertainty_weighted_kl, targets=np.int32(0), gamma=gamma)
-    gradients = jax.grad(lambda s, t: function(student_logits=s, teacher_logits=t), (0, 1))(student, teacher)
+    gradients = jax.jit(jax.grad(lambda s, t: function(student_logits=s, teacher_logits=t), (0, 1)))(student, teacher)
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
@@ -106,22 +111,24 @@ def test_decoupled_divergences_agree_with_numpy(oracle, name, share):
         np.testing.assert_allclose(mine, theirs, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("vocabulary", [1, 2, 5])
-def test_decoupled_divergences_have_finite_gradients_at_the_edges(name, vocabulary):
+def test_decoupled_divergences_have_finite_gradients_at_the_edges(vocabulary):
     student = np.linspace(1e4, -1e4, vocabulary, dtype=np.float32)[None].repeat(2, 0)
     teacher = student[:, ::-1].copy()
     teacher[1, 1:] = -np.inf
     targets = np.zeros(2, np.int32)
 
-    @jax.jit
-    def total(student, teacher):
+    def total(name, student, teacher):
         arrays = {"student_logits": student, "teacher_logits": teacher, "targets": targets}
         terms = losses.decoupled_divergence(**arrays, divergence=name)
         return terms.target_kd.sum() + terms.diversity_kd.sum()
 
-    gradients = jax.grad(total, (0, 1))(student, teacher)
-    assert all(np.isfinite(gradient).all() for gradient in gradients)
+    @jax.jit
+    def gradients(student, teacher):
+        return {name: jax.grad(partial(total, name), (0, 1))(student, teacher) for name in NAMES}
+
+    for name, of_both in gradients(student, teacher).items():
+        assert all(np.isfinite(gradient).all() for gradient in of_both), name
 
 
 class TestErrors:

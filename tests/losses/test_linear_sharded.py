@@ -1,12 +1,12 @@
 """Tokens over one axis and the heads' columns over another: one device's value and gradient, and no gathered logits."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
-from linear_cases import assert_same, differentiated, random_case, value_and_gradients
+from linear_cases import assert_same, differentiated, random_case, value_and_gradients, value_and_gradients_of
 
 from atkd_jax import losses
 
@@ -38,24 +38,35 @@ def divergence(keep_logits, name, **case):
     return losses.linear_divergence(**case, **needed, divergence=name, keep_logits=keep_logits)[0]
 
 
-@pytest.mark.parametrize("mesh_shape", MESHES)
-@pytest.mark.parametrize("keep_logits", [True, False])
+@cache
+def on_one_device(function, keep_logits):
+    return value_and_gradients(partial(function, keep_logits), random_case(9, (8, 3), vocabulary=48))
+
+
+@pytest.mark.parametrize(
+    ("mesh_shape", "keep_logits"), [*((shape, True) for shape in MESHES), ((4, 2), False), ((1, 8), False)]
+)
 @pytest.mark.parametrize("function", [partial(atkd, divergence=None), partial(divergence, name="generalized_jsd")])
 def test_one_devices_value_and_gradient_and_no_gathered_logits(mesh_shape, keep_logits, function):
     case = random_case(9, (8, 3), vocabulary=48)
-    function = partial(function, keep_logits)
-    sharded = split_over(mesh_shape, function, case)
-    assert_same(value_and_gradients(sharded, case), value_and_gradients(function, case))
-    rest = {name: array for name, array in case.items() if name not in differentiated(case)}
-    program = jax.jit(jax.grad(lambda student, rest: sharded(**student, **rest))).lower(differentiated(case), rest)
-    text = program.compile().as_text()
+    sharded = split_over(mesh_shape, partial(function, keep_logits), case)
+    arrays = differentiated(case), {name: case[name] for name in case.keys() - differentiated(case).keys()}
+    program = value_and_gradients_of(sharded).lower(*arrays).compile()
+    assert_same(program(*arrays), on_one_device(function, keep_logits))
     words = {48, 48 // mesh_shape[1]}
-    gathered = [line for line in text.splitlines() if "all-gather" in line and "= f32" in line]
+    gathered = [line for line in program.as_text().splitlines() if "all-gather" in line and "= f32" in line]
     assert not [line for line in gathered if any(f",{count}]" in line for count in words)]
 
 
-@pytest.mark.parametrize("mesh_shape", MESHES)
-@pytest.mark.parametrize("check_vma", [True, False])
+@cache
+def of_43_words():
+    function = partial(atkd, True, "skewed_reverse_kl", student_softcap=3.0)
+    return value_and_gradients(function, random_case(11, (8, 3), vocabulary=43))
+
+
+@pytest.mark.parametrize(
+    ("mesh_shape", "check_vma"), [*((shape, True) for shape in MESHES), ((8, 1), False), ((2, 4), False)]
+)
 def test_words_that_the_devices_do_not_divide(mesh_shape, check_vma):
     """43 words in 48 columns; the last devices hold padding, which has no part in anything."""
     case = random_case(11, (8, 3), vocabulary=43)
@@ -65,7 +76,7 @@ def test_words_that_the_devices_do_not_divide(mesh_shape, check_vma):
     function = partial(atkd, True, "skewed_reverse_kl")
     sharded = split_over(mesh_shape, partial(function, vocab_size=43, student_softcap=3.0), padded, check_vma=check_vma)
     mine = value_and_gradients(sharded, padded)
-    plain = value_and_gradients(partial(function, student_softcap=3.0), case)
+    plain = of_43_words()
     assert not np.asarray(mine[1]["student_head"])[:, 43:].any()
     mine[1]["student_head"] = np.asarray(mine[1]["student_head"])[:, :43]
     assert_same(mine, plain)

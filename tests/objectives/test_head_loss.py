@@ -1,3 +1,5 @@
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,7 +64,7 @@ def test_equals_the_loss_of_the_whole_logits(chunk_tokens):
             mask=mask,
         )[0]
 
-    expected = jax.value_and_grad(full, argnums=(0, 1))(student_hidden, student_head)
+    expected = jax.jit(jax.value_and_grad(full, argnums=(0, 1)))(student_hidden, student_head)
     (value, _), gradients = value_and_gradients(arrays, make_objective(ObjectiveConfig()), chunk_tokens)
     assert_same((value, gradients), expected)
 
@@ -118,13 +120,19 @@ def test_hidden_states_that_are_not_finite_do_no_harm_where_nothing_counts():
     assert_same(clean, value_and_gradients((dirty, *rest), objective, 4))
 
 
+@cache
+def on_one_device(name):
+    """Returns the objective, its inputs, and what one device makes of them."""
+    objective = make_objective(ObjectiveConfig(name=name, cross_entropy_weight=0.25, temperature=1.5))
+    arrays = inputs(rows=8)
+    return objective, arrays, value_and_gradients(arrays, objective, 3)
+
+
 @pytest.mark.parametrize(("fsdp", "tensor"), [(1, 1), (2, 2), (1, 4), (1, 8)])
 @pytest.mark.parametrize("name", ["atkd", "generalized_jsd", "cross_entropy"])
 def test_every_mesh_gives_one_devices_value_metrics_and_gradients(fsdp, tensor, name):
     """13 words over 2, 4 or 8 devices; the rows that count differ in number from device to device."""
-    objective = make_objective(ObjectiveConfig(name=name, cross_entropy_weight=0.25, temperature=1.5))
-    arrays = inputs(rows=8)
-    one = value_and_gradients(arrays, objective, 3)
+    objective, arrays, one = on_one_device(name)
     assert_same(one, value_and_gradients(arrays, objective, 3, mesh=make_mesh(fsdp=fsdp, tensor=tensor)))
 
 

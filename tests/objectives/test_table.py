@@ -36,21 +36,22 @@ def value_and_gradient(config, batch, parts):
     objective = make_objective(config)
     cut = {name: array.reshape(parts, -1, *array.shape[1:]) for name, array in batch.items()}
     models = ("teacher_logits", "student_logits") if objective.needs_student_probability else ("teacher_logits",)
-    teacher, *student = (losses.target_log_prob(logits=cut[name], targets=cut["targets"]) for name in models)
-    weighting = objective.weighting(teacher, cut["mask"], *student)._replace(scalars={})
+    teacher, *own = (losses.target_log_prob(logits=cut[name], targets=cut["targets"]) for name in models)
+    weighting = objective.weighting(teacher, cut["mask"], *own)._replace(scalars={})
 
-    @jax.jit
+    student = cut.pop("student_logits")
+
+    @jax.jit  # Once for all parts, which have one shape.
     @jax.value_and_grad
-    def loss(student_logits):
-        total = jnp.zeros(())
-        for part in range(parts):
-            arrays = {name: array[part] for name, array in (cut | {"student_logits": student_logits}).items()}
-            one = Weighting(*jax.tree.map(lambda weights, part=part: weights[part], tuple(weighting)))
-            total += through_heads(objective, one, arrays)[0]
-        return total
+    def loss(student_logits, weighting, arrays):
+        return through_heads(objective, Weighting(*weighting), arrays | {"student_logits": student_logits})[0]
 
-    value, gradient = loss(cut["student_logits"])
-    return float(value), np.asarray(gradient).reshape(ROWS, LENGTH, VOCAB)
+    each = [
+        loss(student[part], *jax.tree.map(lambda array, part=part: array[part], (tuple(weighting), cut)))
+        for part in range(parts)
+    ]
+    value, gradient = sum(float(value) for value, _ in each), np.stack([gradient for _, gradient in each])
+    return value, gradient.reshape(ROWS, LENGTH, VOCAB)
 
 
 @pytest.mark.parametrize(
@@ -68,9 +69,12 @@ def value_and_gradient(config, batch, parts):
     ids=lambda settings: "-".join(map(str, settings.values())) or "default",
 )
 def test_atkd_is_the_loss_of_that_name(batch, settings):
-    expected, gradient = jax.value_and_grad(
-        lambda student: losses.atkd(**(batch | {"student_logits": student}), easy_weight=0.3, **settings)[0]
-    )(batch["student_logits"])
+    @jax.jit
+    @jax.value_and_grad
+    def loss(student):
+        return losses.atkd(**(batch | {"student_logits": student}), easy_weight=0.3, **settings)[0]
+
+    expected, gradient = loss(batch["student_logits"])
     value, ours = value_and_gradient(ObjectiveConfig(name="atkd", easy_weight=0.3, **settings), batch, parts=1)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     np.testing.assert_allclose(ours, gradient, rtol=1e-5, atol=1e-7)

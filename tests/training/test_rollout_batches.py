@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from metric_lines import without_times
 from rich.console import Console
 
 from atkd_jax.config import Config
@@ -14,10 +15,8 @@ from atkd_jax.training.metrics import read_metrics
 from atkd_jax.training.rollout_batches import RolloutBatches, RolloutSettings
 from atkd_jax.training.run import train
 
-TIMES = {"step_seconds", "tokens_per_second", "teacher_share", "data_wait_seconds", "checkpoint_stall_seconds", "mfu"}
-TIMES |= {"rollout/seconds"}
 # How many sizes were compiled is counted from a process's own start.
-OF_A_PROCESS = {"rollout/compilations"}
+OF_A_PROCESS = {"rollout/seconds", "rollout/compilations"}
 
 
 class Data:
@@ -162,7 +161,7 @@ def run(config):
 
 
 def comparable(lines):
-    return [{name: value for name, value in line.items() if name not in TIMES | OF_A_PROCESS} for line in lines]
+    return without_times(lines, more=OF_A_PROCESS)
 
 
 def test_a_run_in_two_parts_is_the_run_in_one_by_distillm(config, tmp_path):

@@ -10,14 +10,13 @@ import time
 import jax
 import numpy as np
 import pytest
+from metric_lines import TIMES, without_times
 from rich.console import Console
 
 from atkd_jax.config import Config
 from atkd_jax.errors import InputError
 from atkd_jax.training.metrics import read_metrics
 from atkd_jax.training.run import train
-
-TIMES = {"step_seconds", "tokens_per_second", "teacher_share", "data_wait_seconds", "checkpoint_stall_seconds", "mfu"}
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +49,6 @@ def config(config_in, tmp_path):
 
 def quiet():
     return Console(file=io.StringIO(), width=200)
-
-
-def without_times(lines):
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
 
 
 def assert_same_bits(one, other):
@@ -167,9 +162,8 @@ def test_another_config_in_the_same_directory_is_refused(config):
 def test_bfloat16_and_other_starts_train(config, tmp_path, tiny_teacher_directory):
     for number, changes in enumerate(
         (
-            {"training__dtype": "bfloat16", "teacher__dtype": "bfloat16"},
-            {"student": {"init": "directory", "directory": tiny_teacher_directory}},
-            {"student": {"init": "scratch", "size": "0.3m"}},
+            {"training__dtype": "bfloat16", "student": {"init": "directory", "directory": tiny_teacher_directory}},
+            {"teacher__dtype": "bfloat16", "student": {"init": "scratch", "size": "0.3m"}},
         )
     ):
         run_dir = tmp_path / str(number)
