@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from atkd_jax.config_cache import CacheConfig
 from atkd_jax.config_evaluation import EvaluationConfig
+from atkd_jax.config_landscape import LandscapeConfig
 from atkd_jax.config_machines import DistributedConfig, MeshConfig, ProfileConfig
 from atkd_jax.config_neighbours import AnswersConfig, ImagesConfig, InstanceWeightingConfig, TokenSimilarityConfig
 from atkd_jax.config_node import Dtype, Node, UserPath
@@ -262,6 +263,7 @@ class Config(Node):
     training: TrainingConfig = TrainingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    landscape: LandscapeConfig = LandscapeConfig()
     export: ExportConfig = ExportConfig()
     mesh: MeshConfig = MeshConfig()
     distributed: DistributedConfig = DistributedConfig()

@@ -11,7 +11,7 @@ from atkd_jax import __version__
 from atkd_jax.analysis.grid import Cell
 
 # Where things lie and how the work is divided changes no number.
-_NO_INPUTS = {"run_dir", "cache_dir", "distributed", "export", "profile"}
+_NO_INPUTS = {"run_dir", "cache_dir", "distributed", "export", "landscape", "profile"}
 # Weights are told apart by their size and time; what is smaller, by every byte.
 _WHOLLY_READ_BYTES = 64 * 2**20
 

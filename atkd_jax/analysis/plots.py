@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from atkd_jax.analysis.summary import Summary
 from atkd_jax.analysis.tables import MEASURES
 from atkd_jax.errors import InputError
+
+if TYPE_CHECKING:  # It imports jax, which a study itself has no use for.
+    from atkd_jax.analysis.landscape import Landscape
 
 
 def draw_measure(summaries: Sequence[Summary], *, x: str, measure: str, path: Path) -> None:
@@ -72,11 +75,48 @@ def draw_densities(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], *, title
     figure.savefig(path, dpi=150)
 
 
-def _figure() -> tuple[Any, Any]:
-    """A figure of its own, which no window shows and nothing else knows of."""
+def draw_landscapes(found: Mapping[str, Mapping[int, Landscape]], *, title: str, path: Path) -> None:
+    """Draws the loss around students: a line for each direction, or contours over each plane.
+
+    Args:
+        found: Student -> seed of the directions -> losses.
+        title: Of the picture.
+        path: Where to.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    if all(each.losses.ndim == 1 for own in found.values() for each in own.values()):
+        figure, axes = _figure()
+        for number, (name, own) in enumerate(found.items()):
+            for place, each in enumerate(own.values()):
+                axes.plot(each.places, each.losses, color=f"C{number}", label=name if place == 0 else None)
+        axes.set_xlabel("place along a filter-normalised direction")
+        axes.set_ylabel("cross-entropy, nats a token")
+        axes.set_title(title)
+        axes.legend()
+        figure.savefig(path, dpi=150)
+        return
+    columns = max(len(own) for own in found.values())
+    figure, grid = _figure(rows=len(found), columns=columns)
+    for row, (name, own) in zip(grid, found.items(), strict=True):
+        for axes, (seed, each) in zip(row, own.items(), strict=True):
+            drawn = axes.contourf(each.places, each.places, each.losses.T, levels=20)
+            figure.colorbar(drawn, ax=axes)
+            axes.plot(0, 0, marker="+", color="white")
+            axes.set_title(f"{name}, seed {seed}", fontsize=9)
+    figure.suptitle(f"{title}: cross-entropy, nats a token")
+    figure.savefig(path, dpi=150)
+
+
+def _figure(rows: int = 0, columns: int = 0) -> tuple[Any, Any]:
+    """A figure of its own, which no window shows and nothing else knows of, with one picture or a grid of them."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise InputError("Pictures need the package matplotlib: `pip install 'atkd-jax[plots]'`.") from None
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    return figure, figure.subplots()
+    if not rows:
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        return figure, figure.subplots()
+    figure = Figure(figsize=(3.6 * columns, 3.2 * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)

@@ -12,7 +12,15 @@ import yaml
 from atkd_jax.errors import InputError
 from atkd_jax.training.metrics import read_metrics
 
-_FILES = ("config.yaml", "environment.json", "metrics.jsonl", "evaluation.json", "judge.json", "harness.json")
+_FILES = (
+    "config.yaml",
+    "environment.json",
+    "metrics.jsonl",
+    "evaluation.json",
+    "judge.json",
+    "harness.json",
+    "landscape.json",
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,8 @@ class RunFiles:
         evaluation: What `evaluate` kept.
         judge: What the judge's scores came to.
         harness: What the harness's tasks came to.
+        landscape: The loss around students.
+        landscape_picture: A PNG file of it.
     """
 
     name: str
@@ -38,6 +48,8 @@ class RunFiles:
     evaluation: dict[str, Any]
     judge: dict[str, Any]
     harness: dict[str, Any]
+    landscape: dict[str, Any]
+    landscape_picture: bytes | None
 
 
 def read_runs(run_dirs: list[Path]) -> list[RunFiles]:
@@ -84,11 +96,17 @@ def _read_run(run_dir: Path, name: str) -> RunFiles:
         evaluation=_json(run_dir / "evaluation.json"),
         judge=_json(run_dir / "judge.json"),
         harness=_json(run_dir / "harness.json"),
+        landscape=_json(run_dir / "landscape.json"),
+        landscape_picture=_bytes(run_dir / "landscape.png"),
     )
 
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from atkd_jax.analysis.curves import draw_curves
 from atkd_jax.analysis.gradient_report import gradient_blocks, is_of_gradient_share
+from atkd_jax.analysis.landscape_report import landscape_blocks
 from atkd_jax.analysis.page import Block, Fold, Note, Picture, Pictures, Section, Side, Table, render_page
 from atkd_jax.analysis.run_files import RunFiles, points_of
 
@@ -39,6 +40,7 @@ def run_report(runs: Sequence[RunFiles]) -> str:
         Section("By the teacher's uncertainty", _deciles(runs)),
         Section("Training", _training(runs)),
         Section("Shares of the gradient", gradient_blocks(runs)),
+        Section("Loss landscape", [block for run in runs for block in landscape_blocks(run)]),
         Section("Instruction sets", _instruction_sets(runs)),
         Section("Judge", _judge(runs)),
         Section("lm-evaluation-harness", _harness(runs)),

@@ -56,6 +56,11 @@ class Study(Node):
     keep_checkpoints: bool = Field(
         default=True, description="Whether those of a cell stay after it has finished; they hold the optimizer's state."
     )
+    keep_students: bool = Field(
+        default=False,
+        description="Whether every cell's student is kept as a Hugging Face directory, and not only those that other "
+        "cells start from.",
+    )
     environments: tuple[dict[str, str], ...] = Field(
         default=(), description="Variables of each of the processes, such as the accelerator that it may see."
     )

@@ -44,7 +44,8 @@ def run(options: StudyOptions) -> None:
     if options.cell:
         cell = _named(every, options.cell, path)
         lifeline = int(os.environ.get(LIFELINE, "-1"))
-        run_cell(cell, prints[cell.key], lifeline=lifeline, keep_checkpoints=study.keep_checkpoints)
+        kept = {"keep_checkpoints": study.keep_checkpoints, "keep_student": study.keep_students}
+        run_cell(cell, prints[cell.key], lifeline=lifeline, **kept)
         return
     console = Console()
     done = _finished(cells, prints)

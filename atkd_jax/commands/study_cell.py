@@ -17,7 +17,9 @@ from atkd_jax.commands.verbs import EvaluateOptions, ExportOptions, TrainOptions
 _INPUTS_NAME = "inputs"
 
 
-def run_cell(cell: Cell, fingerprint: str, *, lifeline: int = -1, keep_checkpoints: bool = True) -> None:
+def run_cell(
+    cell: Cell, fingerprint: str, *, lifeline: int = -1, keep_checkpoints: bool = True, keep_student: bool = False
+) -> None:
     """Runs a cell from where it stands.
 
     A run directory that was begun with other inputs is put aside, as `SEED.KEY` of those.
@@ -27,6 +29,7 @@ def run_cell(cell: Cell, fingerprint: str, *, lifeline: int = -1, keep_checkpoin
         fingerprint: Of its inputs.
         lifeline: The descriptor of a pipe; when its other end closes, the cell saves and ends. -1 for none.
         keep_checkpoints: Whether they stay once the result is there.
+        keep_student: Whether the student is exported where no other cell starts from it.
 
     Raises:
         SystemExit: Where a signal ended it early.
@@ -40,7 +43,7 @@ def run_cell(cell: Cell, fingerprint: str, *, lifeline: int = -1, keep_checkpoin
     _begin(config.run_dir, fingerprint)
     train.run(TrainOptions(settings=config))
     evaluate.run(EvaluateOptions(settings=config, after_only=True))
-    if cell.is_needed:
+    if cell.is_needed or keep_student:
         export.run(ExportOptions(settings=config))
     seconds = round(time.monotonic() - began, 3)
     write_json(config.run_dir / RESULT_NAME, result_json(cell, fingerprint=fingerprint, seconds=seconds))

@@ -30,7 +30,7 @@ def run(options: UncertaintyOptions) -> None:
     facts, curves = {}, {}
     for name in names:
         values = _values(config, name, console)
-        label = _label(name, names)
+        label = label_of(name, names)
         facts[label], curves[label] = describe(values), density(values)
     console.print(_table(facts))
     out.mkdir(parents=True, exist_ok=True)
@@ -53,8 +53,8 @@ def _values(config: Config, name: str, console: Console):
         return token_uncertainties(teacher.model, held, vocab_size=len(teacher.tokenizer), mesh=mesh, on_batch=on_batch)
 
 
-def _label(name: str, names: tuple[str, ...]) -> str:
-    """The part of a path that tells it from the others, such as `teacher-1m` of `runs/.../teacher-1m/0/student`."""
+def label_of(name: str, names: tuple[str, ...]) -> str:
+    """Returns the part of a path that tells it from the others, as `teacher-1m` of `runs/.../teacher-1m/0/student`."""
     parts = Path(name).parts
     shared = [set(Path(other).parts) for other in names if other != name]
     own = [part for part in parts if not all(part in other for other in shared)] if shared else parts[-1:]

@@ -126,6 +126,16 @@ class UncertaintyOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True)
+class LandscapeOptions(Options):
+    """Of `landscape`."""
+
+    students: tuple[str, ...] = ()
+    """Names, directories or hub ids of those that are compared; the run's newest checkpoint where none is given."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """Where landscape.csv, .json and .png land; the run directory where none is given."""
+
+
+@dataclasses.dataclass(frozen=True)
 class StudyOptions(Options):
     """Of `study`; the keys of the config go over those of every cell."""
 
@@ -191,6 +201,7 @@ VERBS = {
     "plan": Verb("Compile the train step for a TPU topology, without a TPU: memory, speed, advice.", PlanOptions),
     "study": Verb("Run a grid of configs over seeds, go on where it stopped, and compare what came out.", StudyOptions),
     "uncertainty": Verb("Draw how sure teachers are of held-out tokens: quantiles and density.", UncertaintyOptions),
+    "landscape": Verb("Draw the loss around trained students, and how sharply it rises.", LandscapeOptions),
     "local": Verb(
         "Run train, evaluate or cache in several processes on this machine, on its CPU: local VERB ...", LocalOptions
     ),

@@ -4,6 +4,7 @@ from atkd_jax.models.adapters import TARGETS, add_adapters, merge_adapters, spli
 from atkd_jax.models.cache import KVCache
 from atkd_jax.models.config import DecoderConfig
 from atkd_jax.models.decoder import Decoder
+from atkd_jax.models.filters import filter_axes, filter_normalized_direction, filter_norms
 from atkd_jax.models.image_models import ImageAutoencoder, ImageClassifier
 from atkd_jax.models.importance import Importance, measure_importance
 from atkd_jax.models.logical_axes import axes_of, logical_axes
@@ -47,6 +48,9 @@ __all__ = [
     "add_adapters",
     "axes_of",
     "evenly_spaced_layers",
+    "filter_axes",
+    "filter_normalized_direction",
+    "filter_norms",
     "logical_axes",
     "measure_importance",
     "merge_adapters",

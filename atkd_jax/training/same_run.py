@@ -14,6 +14,7 @@ _MAY_CHANGE = {
     "checkpoint",
     "evaluation",
     "export",
+    "landscape",
     "mesh",
     "profile",
     "distributed",

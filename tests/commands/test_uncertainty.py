@@ -1,7 +1,7 @@
 import csv
 
 from atkd_jax.commands.main import main
-from atkd_jax.commands.uncertainty import _label
+from atkd_jax.commands.uncertainty import label_of
 
 
 def test_teachers_are_put_side_by_side(untrained, untrained_words, tmp_path, tiny_teacher_directory, capsys):
@@ -20,6 +20,6 @@ def test_teachers_are_put_side_by_side(untrained, untrained_words, tmp_path, tin
 
 def test_a_teacher_is_called_by_what_tells_it_from_the_others():
     names = ("runs/s/teacher-1m/0/student", "runs/s/teacher-3m/0/student")
-    assert [_label(name, names) for name in names] == ["teacher-1m", "teacher-3m"]
-    assert _label("org/model", ("org/model",)) == "model"
-    assert _label("a/b", ("a/b", "a/b/c")) == "a/b"
+    assert [label_of(name, names) for name in names] == ["teacher-1m", "teacher-3m"]
+    assert label_of("org/model", ("org/model",)) == "model"
+    assert label_of("a/b", ("a/b", "a/b/c")) == "a/b"

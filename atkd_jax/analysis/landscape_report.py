@@ -1,0 +1,41 @@
+"""The page's section on the loss around a run's student, or around several students."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from atkd_jax.analysis.page import Block, Note, Picture, Table
+from atkd_jax.analysis.paired import spread
+from atkd_jax.analysis.run_files import RunFiles
+
+_RULE = (
+    "Cross-entropy in nats a token on {source}, {split}, along random directions whose filters have the norms of the "
+    "weights' own (Li et al. 2018). Rise: the largest loss within the radius of {radius}, less the student's. "
+    "Curvature: the second derivative along a direction at the student. Mean ± standard deviation over the seeds."
+)
+
+
+def landscape_blocks(run: RunFiles) -> list[Block]:
+    """Returns the section's blocks of one run; none where `landscape` has not looked around it."""
+    students: Mapping[str, Sequence[Mapping[str, Any]]] = run.landscape.get("students", {})
+    if not students:
+        return []
+    rows = [
+        [name, str(len(own)), *(_spread([each[measure] for each in own]) for measure in ("loss", "rise", "curvature"))]
+        for name, own in students.items()
+    ]
+    blocks: list[Block] = []
+    if run.landscape_picture is not None:
+        blocks.append(Picture(run.landscape_picture, f"{run.name}: the loss around students"))
+    blocks.append(Table(["", "seeds", "loss", "rise", "curvature"], rows, caption=run.name))
+    facts = {name: run.landscape.get(name) for name in ("source", "split", "radius")}
+    return [*blocks, Note(_RULE.format(**facts))]
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    finite = [value for value in values if value is not None]
+    if len(finite) < len(values):
+        return "not finite"
+    own = spread(dict(enumerate(finite)))
+    return f"{own.mean:.4f}" if not own.deviation else f"{own.mean:.4f} ± {own.deviation:.4f}"
