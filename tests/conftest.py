@@ -30,7 +30,7 @@ import hypothesis
 import jax
 import pytest
 
-pytest_plugins = ["tiny_models", "smollm2", "forked_runs", "openai_server", "run_directories"]
+pytest_plugins = ["tiny_models", "smollm2", "forked_runs", "openai_server", "run_directories", "study_directories"]
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

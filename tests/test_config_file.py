@@ -5,6 +5,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from atkd_jax.analysis.claims import require_claims
 from atkd_jax.analysis.grid import expand
 from atkd_jax.analysis.study_file import read_study
 from atkd_jax.analysis.summary import require_references
@@ -155,7 +156,9 @@ def test_a_dumped_config_reads_back_equal(tmp_path_factory, steps, rate, layers,
 def test_every_shipped_config_is_valid_and_short(path):
     if path.parent.name == "studies":
         study = read_study(path)
-        require_references(study, expand(study, path=path), path)
+        cells = expand(study, path=path)
+        require_references(study, cells, path)
+        require_claims(study, cells, path)
     else:
         load_config(path)
     text = path.read_text()

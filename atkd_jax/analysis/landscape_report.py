@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from atkd_jax.analysis.page import Block, Note, Picture, Table
+from atkd_jax.analysis.page import Block, Note, Picture, Pictures, Table
 from atkd_jax.analysis.paired import spread
-from atkd_jax.analysis.run_files import RunFiles
 
 _RULE = (
     "Cross-entropy in nats a token on {source}, {split}, along random directions whose filters have the norms of the "
@@ -16,20 +15,30 @@ _RULE = (
 )
 
 
-def landscape_blocks(run: RunFiles) -> list[Block]:
-    """Returns the section's blocks of one run; none where `landscape` has not looked around it."""
-    students: Mapping[str, Sequence[Mapping[str, Any]]] = run.landscape.get("students", {})
+def landscape_blocks(name: str, landscape: Mapping[str, Any], picture: bytes | None) -> list[Block]:
+    """Returns the section's blocks; none where `landscape` kept nothing.
+
+    Args:
+        name: Of the run or the study.
+        landscape: What it kept.
+        picture: The PNG file that it drew.
+    """
+    students: Mapping[str, Sequence[Mapping[str, Any]]] = landscape.get("students", {})
     if not students:
         return []
     rows = [
-        [name, str(len(own)), *(_spread([each[measure] for each in own]) for measure in ("loss", "rise", "curvature"))]
-        for name, own in students.items()
+        [
+            student,
+            str(len(own)),
+            *(_spread([each[measure] for each in own]) for measure in ("loss", "rise", "curvature")),
+        ]
+        for student, own in students.items()
     ]
     blocks: list[Block] = []
-    if run.landscape_picture is not None:
-        blocks.append(Picture(run.landscape_picture, f"{run.name}: the loss around students"))
-    blocks.append(Table(["", "seeds", "loss", "rise", "curvature"], rows, caption=run.name))
-    facts = {name: run.landscape.get(name) for name in ("source", "split", "radius")}
+    if picture is not None:
+        blocks.append(Pictures([Picture(picture, f"{name}: the loss around students")]))
+    blocks.append(Table(["", "seeds", "loss", "rise", "curvature"], rows, caption=name))
+    facts = {fact: landscape.get(fact) for fact in ("source", "split", "radius")}
     return [*blocks, Note(_RULE.format(**facts))]
 
 

@@ -52,8 +52,8 @@ class RunFiles:
     landscape_picture: bytes | None
 
 
-def read_runs(run_dirs: list[Path]) -> list[RunFiles]:
-    """Returns the files of each run, named by as much of its path as tells it from the others.
+def read_runs(run_dirs: list[Path], *, names: list[str] | None = None) -> list[RunFiles]:
+    """Returns the files of each run, named as given, or by as much of its path as tells it from the others.
 
     Raises:
         InputError: A directory is not there, holds none of a run's files, is named twice, or a file cannot be read.
@@ -61,7 +61,7 @@ def read_runs(run_dirs: list[Path]) -> list[RunFiles]:
     resolved = [run_dir.expanduser().resolve() for run_dir in run_dirs]
     if len(set(resolved)) < len(resolved):
         raise InputError("report: each run must be named once; leave the second mention out.")
-    return [_read_run(path, name) for path, name in zip(resolved, _names(resolved), strict=True)]
+    return [_read_run(path, name) for path, name in zip(resolved, names or _names(resolved), strict=True)]
 
 
 def points_of(run: RunFiles, name: str) -> tuple[list[float], list[float | None]]:

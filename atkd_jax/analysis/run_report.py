@@ -40,11 +40,14 @@ def run_report(runs: Sequence[RunFiles]) -> str:
         Section("By the teacher's uncertainty", _deciles(runs)),
         Section("Training", _training(runs)),
         Section("Shares of the gradient", gradient_blocks(runs)),
-        Section("Loss landscape", [block for run in runs for block in landscape_blocks(run)]),
+        Section(
+            "Loss landscape",
+            [block for run in runs for block in landscape_blocks(run.name, run.landscape, run.landscape_picture)],
+        ),
         Section("Instruction sets", _instruction_sets(runs)),
         Section("Judge", _judge(runs)),
         Section("lm-evaluation-harness", _harness(runs)),
-        Section("Samples", _samples(runs)),
+        Section("Samples", sample_blocks(runs)),
         Section("Config", _config(runs)),
         Section("Environment", _environment(runs)),
     ]
@@ -185,7 +188,8 @@ def _harness(runs: Sequence[RunFiles]) -> list[Block]:
     return [Table(["", *columns], rows)] if rows else []
 
 
-def _samples(runs: Sequence[RunFiles]) -> list[Block]:
+def sample_blocks(runs: Sequence[RunFiles]) -> list[Block]:
+    """Returns the runs' answers to each prompt side by side."""
     shown: dict[str, list[tuple[str, str]]] = {}
     for run in runs:
         for sample in run.evaluation.get("samples", []):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from atkd_jax import config_fields
 from atkd_jax.config_file import read_yaml
@@ -26,6 +26,55 @@ class Plot(Node):
 
     x: str = Field(description="The axis that it goes along.")
     y: str = Field(default="perplexity", description="The measure.")
+
+
+_MEASURES = (
+    "cross_entropy",
+    "perplexity",
+    "forward_kl",
+    "reverse_kl",
+    "top1_agreement",
+    "top1_accuracy",
+    "expected_calibration_error",
+    "rouge_l",
+    "tokens_per_second",
+)
+_SHARES = "gradient_share_"
+
+
+class Claim(Node):
+    """A sentence that the results speak for or against, by the rule of `claims.RULE`.
+
+    Cells are named by labels: `[kd, 10m]` are those that have both, `[kd]` those of every other choice as well.
+    """
+
+    name: str = Field(description="A few words.")
+    sentence: str = Field(description="What is claimed.")
+    measure: str = Field(default="perplexity", description="Of the students.")
+    cells: tuple[str, ...] = Field(min_length=1, description="Labels of the cells that it is about.")
+    expect: Literal["lower", "higher", "grows", "falls"] = Field(
+        description="The measure is lower or higher than that of other cells, or grows or falls along an axis."
+    )
+    than: tuple[str, ...] = Field(
+        default=(), description="lower, higher: labels of the cells that they are compared with."
+    )
+    along: str | None = Field(
+        default=None, description="grows, falls: the axis. With lower or higher the slopes along it are compared."
+    )
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> Claim:
+        compares = self.expect in ("lower", "higher")
+        if compares != bool(self.than):
+            raise ValueError(
+                f"a claim that something is lower or higher needs than, and no other has it, but expect={self.expect} "
+                f"came with than={list(self.than)}"
+            )
+        if not compares and self.along is None:
+            raise ValueError(f"a claim that something {self.expect} needs along, the axis")
+        if self.measure not in _MEASURES and not self.measure.startswith(_SHARES):
+            raise ValueError(f"measure must be one of {', '.join(_MEASURES)}, or {_SHARES} and a part of the loss")
+        return self
 
 
 class Study(Node):
@@ -51,6 +100,7 @@ class Study(Node):
         default=None,
         description="What cells are compared with: one cell, or one choice of an axis, or a cell for each by name.",
     )
+    claims: tuple[Claim, ...] = Field(default=(), description="What the results are held against, claim by claim.")
     plots: tuple[Plot, ...] = Field(default=(), description="Pictures, each of a measure along an axis of the grid.")
     processes: int = Field(default=1, ge=1, description="How many cells run at a time.")
     keep_checkpoints: bool = Field(
@@ -105,9 +155,11 @@ def _sentence(error: ValidationError) -> str:
     dotted = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         *_, name = detail["loc"]
-        known = Study.model_fields if len(detail["loc"]) == 1 else CellSettings.model_fields
+        kinds = {"claims": Claim, "plots": Plot}
+        known = (Study if len(detail["loc"]) == 1 else kinds.get(str(detail["loc"][0]), CellSettings)).model_fields
         near = config_fields.nearest(str(name), known)
         return f"unknown key {dotted}; " + (f"the nearest is {near}" if near else f"there are {', '.join(known)}")
     if detail["type"] == "missing":
-        return f"{dotted} is needed: {Study.model_fields[dotted].description}"
+        fields = Study.model_fields | Claim.model_fields
+        return f"{dotted} is needed: {fields[str(detail['loc'][-1])].description}"
     return f"{dotted}: {detail['msg'][0].lower()}{detail['msg'][1:]}, but {detail['input']!r} came"

@@ -6,8 +6,9 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from atkd_jax.analysis.claims import RULE, Verdict
 from atkd_jax.analysis.paired import Comparison, Spread
 from atkd_jax.analysis.results import Result
 from atkd_jax.analysis.summary import COMPARED, Summary
@@ -26,6 +27,8 @@ MEASURES = {
     "gradient_share_hard": ("gradient by hard", 3),
     "tokens_per_second": ("tokens/s", 0),
 }
+SPREAD_NOTE = "Mean ± standard deviation over seeds, on held-out examples."
+COMPARISON_NOTE = "Mean difference over the seeds that both have; p: paired t-test, two-sided, uncorrected."
 
 
 def as_csv(results: Sequence[Result]) -> str:
@@ -44,12 +47,20 @@ def as_csv(results: Sequence[Result]) -> str:
     return text.getvalue()
 
 
-def as_json(results: Sequence[Result], summaries: Sequence[Summary], failed: Mapping[str, str]) -> dict[str, Any]:
-    """Returns runs, summaries and failures as JSON can hold them; a number that is not finite becomes None."""
+def as_json(
+    results: Sequence[Result],
+    summaries: Sequence[Summary],
+    failed: Mapping[str, str],
+    verdicts: Sequence[Verdict] = (),
+    *,
+    fingerprints: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Returns runs, summaries, claims and failures as JSON can hold them; a number that is not finite becomes None."""
     return _finite(
         {
             "runs": [
-                {"name": cell.name, "seed": cell.seed, "labels": dict(cell.labels)}
+                {"name": cell.name, "seed": cell.seed, "labels": dict(cell.labels), "needs": list(cell.needs)}
+                | {"inputs": (fingerprints or {}).get(cell.key), "prepared": cell.is_prepared}
                 | {"measures": own, "teacher": teacher, "seconds": seconds}
                 for cell, own, teacher, seconds in results
             ],
@@ -62,32 +73,79 @@ def as_json(results: Sequence[Result], summaries: Sequence[Summary], failed: Map
                 }
                 for each in summaries
             ],
+            "claims": [
+                each._asdict() | {"comparison": None if each.comparison is None else each.comparison._asdict()}
+                for each in verdicts
+            ],
             "failed": dict(failed),
         }
     )
 
 
-def as_markdown(summaries: Sequence[Summary], failed: Mapping[str, str]) -> str:
-    """Returns the tables: mean and standard deviation over seeds, and the differences from the references."""
-    present = [name for name in MEASURES if any(name in each.spreads for each in summaries)]
-    lines = [_row(["cell", "seeds", *(MEASURES[name][0] for name in present)]), _rule(2, len(present))]
+def as_markdown(summaries: Sequence[Summary], failed: Mapping[str, str], verdicts: Sequence[Verdict] = ()) -> str:
+    """Returns the tables: mean and deviation over seeds, the differences from the references, and the claims."""
+    lines = [*_markdown(result_table(summaries), texts=2), "", SPREAD_NOTE, ""]
+    compared = comparison_table(summaries)
+    if compared.rows:
+        lines += [*_markdown(compared, texts=2), "", COMPARISON_NOTE, ""]
+    if verdicts:
+        claims = claims_table(verdicts)
+        sentences = [f"- **{each.name}: {each.verdict}.** {each.sentence}" for each in verdicts]
+        lines += [*sentences, "", *_markdown(claims, texts=3), "", RULE, ""]
+    lines += [f"Failed: {key}: {why}." for key, why in failed.items()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+class TextTable(NamedTuple):
+    """A table's headings and rows, the texts of whose first columns are words and of the others numbers."""
+
+    headings: list[str]
+    rows: list[list[str]]
+
+
+def result_table(summaries: Sequence[Summary]) -> TextTable:
+    """Returns a row per cell: its seeds, and mean and standard deviation of each measure."""
+    present = _present(summaries)
+    rows = []
     for each in sorted(summaries, key=lambda each: each.is_prepared):
         seeds = max((value.n for value in each.spreads.values()), default=0)
         cells = [_spread_text(each.spreads.get(name), MEASURES[name][1]) for name in present]
-        lines.append(_row([each.name + (" (prepared)" if each.is_prepared else ""), str(seeds), *cells]))
-    lines += ["", "Mean ± standard deviation over seeds, on held-out examples.", ""]
-    compared = [each for each in summaries if each.comparisons]
-    if compared:
-        shown = [name for name in present if name in COMPARED]
-        titles = [f"{MEASURES[name][0]} (p)" for name in shown]
-        lines += [_row(["cell", "less", *titles, "pairs"]), _rule(2, len(shown) + 1)]
-        for each in compared:
+        rows.append([each.name + (" (prepared)" if each.is_prepared else ""), str(seeds), *cells])
+    return TextTable(["cell", "seeds", *(MEASURES[name][0] for name in present)], rows)
+
+
+def comparison_table(summaries: Sequence[Summary]) -> TextTable:
+    """Returns a row per cell that is compared with another: the mean differences and their p-values."""
+    shown = [name for name in _present(summaries) if name in COMPARED]
+    rows = []
+    for each in summaries:
+        if each.comparisons:
             cells = [_comparison_text(each.comparisons.get(name), MEASURES[name][1]) for name in shown]
             pairs = max(comparison.n for comparison in each.comparisons.values())
-            lines.append(_row([each.name, each.reference or "", *cells, str(pairs)]))
-        lines += ["", "Mean difference over the seeds that both have; p: paired t-test, two-sided, uncorrected.", ""]
-    lines += [f"Failed: {key}: {why}." for key, why in failed.items()]
-    return "\n".join(lines).rstrip() + "\n"
+            rows.append([each.name, each.reference or "", *cells, str(pairs)])
+    return TextTable(["cell", "less", *(f"{MEASURES[name][0]} (p)" for name in shown), "pairs"], rows)
+
+
+def claims_table(verdicts: Sequence[Verdict]) -> TextTable:
+    """Returns a row per claim: the verdict, what was tested, its mean and p-value."""
+    rows = []
+    for each in verdicts:
+        found = each.comparison
+        numbers = ["", "", "0"]
+        if found is not None:
+            p_value = "no test" if found.p_value is None else f"{found.p_value:.3f}"
+            numbers = [f"{found.mean_difference:+,.4g}", p_value, str(found.n)]
+        tested = each.tested + (f" ({each.why})" if each.why else "")
+        rows.append([each.name, each.verdict, tested, *numbers])
+    return TextTable(["claim", "verdict", "tested", "mean", "p", "seeds"], rows)
+
+
+def _present(summaries: Sequence[Summary]) -> list[str]:
+    return [name for name in MEASURES if any(name in each.spreads for each in summaries)]
+
+
+def _markdown(table: TextTable, *, texts: int) -> list[str]:
+    return [_row(table.headings), _rule(texts, len(table.headings) - texts), *map(_row, table.rows)]
 
 
 def _finite(value: Any) -> Any:

@@ -17,6 +17,7 @@ from atkd_jax.commands.evaluate_instructions import answer_sets, open_sets
 from atkd_jax.commands.evaluate_judge import check_judge, judge_answers
 from atkd_jax.commands.held_out import measure_held_out
 from atkd_jax.commands.joining import join
+from atkd_jax.commands.report import keep_report
 from atkd_jax.commands.run_directory import write_json
 from atkd_jax.commands.scorers import evaluate_scorers
 from atkd_jax.commands.student import read_trained_student, student_at_start
@@ -66,6 +67,9 @@ def run(options: EvaluateOptions) -> None:
             )
     if options.judge and jax.process_index() == 0:
         judge_answers(config, confirmed=options.yes, console=console)
+    page = config.run_dir / "report.html"
+    if jax.process_index() == 0 and page.is_file():
+        keep_report([config.run_dir], page, console=console)  # What training wrote does not know these numbers.
 
 
 class _Subjects(NamedTuple):

@@ -13,14 +13,17 @@ from typing import Any
 from rich.console import Console
 from rich.markdown import Markdown
 
+from atkd_jax.analysis.claims import judge_claims, require_claims
 from atkd_jax.analysis.fingerprint import fingerprint
 from atkd_jax.analysis.grid import Cell, expand
 from atkd_jax.analysis.plots import draw_measure
 from atkd_jax.analysis.results import Result, read_result, share_done
 from atkd_jax.analysis.scheduling import Progress, run_cells
+from atkd_jax.analysis.study_directory import RESULTS_NAME, STUDY_COPY
 from atkd_jax.analysis.study_file import Study, read_study
 from atkd_jax.analysis.summary import require_references, summarize
 from atkd_jax.analysis.tables import as_csv, as_json, as_markdown
+from atkd_jax.commands.report import keep_report
 from atkd_jax.commands.run_directory import write_json, write_text
 from atkd_jax.commands.study_cell import run_cell
 from atkd_jax.commands.study_process import LIFELINE, CellProcess, Lock, log_of
@@ -63,7 +66,9 @@ def run(options: StudyOptions) -> None:
             on_change=_reporter(console),
             is_stopped=lambda: bool(stopped),
         )
-    _keep(study, console, list(_finished(every, prints).values()), progress.failed)
+    results = list(_finished(every, prints).values())
+    write_text(study.directory / STUDY_COPY, path.read_text(encoding="utf-8"))
+    _keep(study, console, every, results, progress.failed, prints)
     if stopped:
         console.print("Stopped; the same command goes on from there.")
         raise SystemExit(128 + stopped[0])
@@ -78,6 +83,7 @@ def _cells(options: StudyOptions, path: Path) -> tuple[Study, list[Cell]]:
         raise InputError(f"command line: processes must be {len(study.environments)}, the study's environments.")
     cells = expand(study, path=path, overrides=options.overrides)
     require_references(study, cells, path)
+    require_claims(study, cells, path)
     return study, cells
 
 
@@ -155,11 +161,19 @@ def _reporter(console: Console, seconds_between_lines: float = 30.0) -> Callable
     return report
 
 
-def _keep(study: Study, console: Console, results: Sequence[Result], failed: Mapping[str, str]) -> None:
-    summaries = summarize(results, study)
-    table = as_markdown(summaries, failed)
+def _keep(
+    study: Study,
+    console: Console,
+    cells: Sequence[Cell],
+    results: Sequence[Result],
+    failed: Mapping[str, str],
+    prints: Mapping[str, str],
+) -> None:
+    summaries, verdicts = summarize(results, study), judge_claims(study, cells, results)
+    table = as_markdown(summaries, failed, verdicts)
     write_text(study.directory / "results.csv", as_csv(results))
-    write_json(study.directory / "results.json", as_json(results, summaries, failed))
+    kept = as_json(results, summaries, failed, verdicts, fingerprints=prints)
+    write_json(study.directory / RESULTS_NAME, kept)
     write_text(study.directory / "results.md", table)
     if results:
         console.print(Markdown(table))
@@ -170,6 +184,7 @@ def _keep(study: Study, console: Console, results: Sequence[Result], failed: Map
         except InputError as error:  # The tables are there all the same.
             console.print(f"{name} was not drawn: {error}", highlight=False, soft_wrap=True)
     console.print(f"Kept in {study.directory}/results.csv, .json and .md", highlight=False, soft_wrap=True)
+    keep_report([study.directory], study.directory / "report.html", console=console)
 
 
 def _report_failures(cells: Sequence[Cell], failed: Mapping[str, str]) -> None:

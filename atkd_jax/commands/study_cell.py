@@ -9,8 +9,11 @@ import threading
 import time
 from pathlib import Path
 
+from rich.console import Console
+
 from atkd_jax.analysis.grid import Cell
 from atkd_jax.analysis.results import RESULT_NAME, result_json
+from atkd_jax.commands.report import keep_report
 from atkd_jax.commands.run_directory import write_json, write_text
 from atkd_jax.commands.verbs import EvaluateOptions, ExportOptions, TrainOptions
 
@@ -41,12 +44,13 @@ def run_cell(
         threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     began, config = time.monotonic(), cell.config
     _begin(config.run_dir, fingerprint)
-    train.run(TrainOptions(settings=config))
+    train.run(TrainOptions(settings=config, report=False))
     evaluate.run(EvaluateOptions(settings=config, after_only=True))
     if cell.is_needed or keep_student:
         export.run(ExportOptions(settings=config))
     seconds = round(time.monotonic() - began, 3)
     write_json(config.run_dir / RESULT_NAME, result_json(cell, fingerprint=fingerprint, seconds=seconds))
+    keep_report([config.run_dir], config.run_dir / "report.html", console=Console())
     if not keep_checkpoints:
         shutil.rmtree(config.run_dir / "checkpoints", ignore_errors=True)
 

@@ -5,6 +5,7 @@ from rich.console import Console
 
 from atkd_jax.commands.dry_run import print_dry_run
 from atkd_jax.commands.joining import join
+from atkd_jax.commands.report import keep_report
 from atkd_jax.commands.run_directory import write_run_facts
 from atkd_jax.commands.verbs import TrainOptions
 from atkd_jax.training.run import train
@@ -27,6 +28,8 @@ def run(options: TrainOptions) -> None:
             write_run_facts(config, devices=[str(device) for device in jax.devices()])
 
     outcome = train(config, console=console, before_start=keep_facts)
+    if options.report and jax.process_index() == 0:
+        keep_report([config.run_dir], config.run_dir / "report.html", console=console)
     if outcome.stopped_by is not None:
         console.print(
             f"Stopped by {outcome.stopped_by.name} after step {int(outcome.state.step)} of {config.training.steps}; "

@@ -31,6 +31,8 @@ class TrainOptions(Options):
 
     dry_run: bool = False
     """Print the resolved config, parameter counts, shardings and memory, and start nothing."""
+    report: bool = True
+    """Write report.html into the run directory at the end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,9 +166,9 @@ class ReportOptions:
     """Of `report`, which reads what runs left and takes no config."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUNS]")] = ()
-    """Run directories; several are compared."""
+    """Run directories, of which several are compared; or the directory of a study."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """The page; report.html in the one run, or comparison.html in the folder that holds all, where none is given."""
+    """The page; report.html in the one directory, or comparison.html in the one that holds all, where none is given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +199,9 @@ VERBS = {
     "evaluate": Verb("Measure teacher, student before and student after on held-out examples.", EvaluateOptions),
     "generate": Verb("Answer a prompt, or a file of them, with the run's student or its teacher.", GenerateOptions),
     "export": Verb("Write the run's student as a Hugging Face directory or a GGUF file.", ExportOptions),
-    "report": Verb("Write a page of curves, tables and samples of a run, or of several: report RUN ...", ReportOptions),
+    "report": Verb(
+        "Write a page of curves, tables and samples of a run, of several, or of a study: report RUN ...", ReportOptions
+    ),
     "plan": Verb("Compile the train step for a TPU topology, without a TPU: memory, speed, advice.", PlanOptions),
     "study": Verb("Run a grid of configs over seeds, go on where it stopped, and compare what came out.", StudyOptions),
     "uncertainty": Verb("Draw how sure teachers are of held-out tokens: quantiles and density.", UncertaintyOptions),

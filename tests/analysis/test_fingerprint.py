@@ -27,6 +27,10 @@ def test_it_changes_with_every_input_and_with_nothing_else(cells_of, tmp_path):
     assert now(directory=str(tmp_path / "elsewhere")) == first
     assert now(settings={"cache_dir": "/other"}) == first
     assert now(settings={"training.batch_size": Config().training.batch_size}) == first
+    assert now(settings={"landscape.points": 5}) == first
+    claim = {"name": "x", "sentence": "y", "cells": ["run"], "expect": "lower", "than": ["run"]}
+    assert now(claims=[claim]) == first
+    assert now(settings={"training.gradient_share_every_steps": 5}) != first
     assert now(settings={"training.steps": 3}) != first
     assert now(settings={"evaluation.max_examples": 3}) != first
     data.write_text('{"prompt": "a", "response": "c"}\n')

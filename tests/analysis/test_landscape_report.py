@@ -18,14 +18,19 @@ def seen_run(run_dir):
     return run_dir
 
 
+def blocks_of(run_dir):
+    (run,) = read_runs([run_dir])
+    return landscape_blocks(run.name, run.landscape, run.landscape_picture)
+
+
 def test_sharpness_is_told_with_its_spread_and_its_rule(seen_run):
-    table, note = landscape_blocks(read_runs([seen_run])[0])
+    table, note = blocks_of(seen_run)
     assert table.rows == [["kd", "2", "1.5000", "0.5000 ± 0.3536", "not finite"]]
     assert "within the radius of 0.5" in note.text
     (seen_run / "landscape.png").write_bytes(b"\x89PNG")
-    picture, *_ = landscape_blocks(read_runs([seen_run])[0])
-    assert picture.address == "data:image/png;base64,iVBORw=="
+    pictures, *_ = blocks_of(seen_run)
+    assert pictures.pictures[0].address == "data:image/png;base64,iVBORw=="
 
 
 def test_a_run_that_was_not_looked_around_has_no_section(run_dir):
-    assert landscape_blocks(read_runs([run_dir])[0]) == []
+    assert blocks_of(run_dir) == []

@@ -1,44 +1,11 @@
-import base64
 import json
-import re
-import shutil
-import struct
-import subprocess
-from html.parser import HTMLParser
 
 import pytest
+from read_pages import BROWSER, Read, browsed
 from run_directories import HOSTILE, write_run
 
 from atkd_jax.analysis.run_files import read_runs
 from atkd_jax.analysis.run_report import run_report
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-class Read(HTMLParser):
-    """A page's cells, row by row, its tags and its text."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.rows, self.tags, self.text = [], [], ""
-        self._in_cell = False
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-            self._in_cell = True
-
-    def handle_endtag(self, tag):
-        self._in_cell = self._in_cell and tag not in ("td", "th")
-
-    def handle_data(self, data):
-        self.text += data
-        if self._in_cell:
-            self.rows[-1][-1] += data
 
 
 def test_models_with_tokens_of_their_own_are_shown_per_byte(run_dir):
@@ -107,21 +74,7 @@ def test_a_run_that_was_only_trained_has_a_page(tmp_path):
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 @pytest.mark.slow
 def test_a_browser_draws_it(run_dir, other_run_dir, tmp_path):
-    page, shot = tmp_path / "page.html", tmp_path / "page.png"
-    page.write_text(run_report(read_runs([run_dir, other_run_dir])), encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={tmp_path / 'own'}"]
-
-    def browse(*more):
-        command = [BROWSER, *flags, *more, page.as_uri()]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-
-    browse(f"--screenshot={shot}", "--window-size=1280,4200")
-    assert struct.unpack(">II", shot.read_bytes()[16:24]) == (1280, 4200)
-    dom = browse("--dump-dom", "--enable-logging=stderr").stdout
+    dom, pictures = browsed(run_report(read_runs([run_dir, other_run_dir])), tmp_path, height=4200)
     assert dom.count('<section id="section-') == 9
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in dom
-    # The browser reads every picture: as a page of its own it is an SVG without an error in it.
-    images = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", dom)
-    assert len(images) == 7
-    for number, image in enumerate(images):
-        assert base64.b64decode(image).rstrip().endswith(b"</svg>"), number
+    assert pictures == 7

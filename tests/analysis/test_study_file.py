@@ -3,6 +3,8 @@ import pytest
 from atkd_jax.analysis.study_file import flat_settings, read_study
 from atkd_jax.errors import InputError
 
+CLAIM = {"name": "x", "sentence": "y", "cells": ["kd"], "expect": "grows"}
+
 
 def test_a_study_says_only_what_it_needs(write_study):
     study = read_study(write_study(seeds=[3, 1]))
@@ -24,6 +26,17 @@ def test_groups_and_dotted_names_are_the_same_settings():
         ({"seeds": []}, r"seeds: .*at least 1 item.*, but \[\] came\.$"),
         ({"seeds": [1, 1]}, r"seeds must be whole numbers from 0 on, each once, but \[1, 1\] came\.$"),
         ({"prepared": {"t": {"seeds": [-1]}}}, r"seeds must be whole numbers from 0 on, each once, but \[-1\] came"),
+        ({"claims": [{"name": "x"}]}, r"claims\.0\.(sentence|cells|expect) is needed: "),
+        (
+            {"claims": [CLAIM | {"expect": "lower"}]},
+            r"claims\.0: .*lower or higher needs than, .* but expect=lower came",
+        ),
+        ({"claims": [CLAIM | {"expect": "grows"}]}, r"claims\.0: .*a claim that something grows needs along, the axis"),
+        (
+            {"claims": [CLAIM | {"along": "teacher", "measure": "bleu"}]},
+            r"claims\.0: .*measure must be one of cross_entropy, ",
+        ),
+        ({"claims": [CLAIM | {"than_": []}]}, r"unknown key claims\.0\.than_; the nearest is than\.$"),
         ({"processes": 2, "environments": [{"A": "0"}]}, r"environments must have one for each of the 2 processes"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -20,6 +21,9 @@ def study_words(untrained, tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(base))
     cells = {"all": {}, "half": {"settings": {"data.train_split": "train[:6]"}}}
     tree = {"directory": str(tmp_path / "out"), "base": "config.yaml", "cells": cells, "reference": "all"}
+    tree["claims"] = [
+        {"name": "more data", "sentence": "Half hurts.", "cells": ["half"], "expect": "higher", "than": ["all"]}
+    ]
     tree |= {"keep_checkpoints": False, "plots": [{"x": "cell"}, {"x": "cell", "y": "nothing"}]}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     return ["study", str(tmp_path / "study.yaml")]
@@ -58,7 +62,18 @@ def test_a_study_runs_goes_on_and_compares(study_words, tmp_path, no_processes, 
     assert half["comparisons"]["forward_kl"]["n"] == 1
     assert (out / "perplexity_by_cell.png").stat().st_size > 1000
     assert "nothing_by_cell.png was not drawn: study: no cell that has finished" in printed
-    assert "| half | all |" in (out / "results.md").read_text()
+    table = (out / "results.md").read_text()
+    assert "| half | all |" in table
+    assert "- **more data: unclear.** Half hurts." in table  # One seed is no test.
+    page = (out / "report.html").read_text()
+    assert "Half hurts." in page
+    assert "half/0/config.yaml" in page
+    assert "forward KL to the teacher" in (out / "half" / "0" / "report.html").read_text()
+    (out / "report.html").unlink()
+    assert main(["report", str(out)]) == 0
+    assert (out / "report.html").read_text() == page
+    assert main(["report", str(out), str(out / "all" / "0")]) == 2
+    assert "a study has a page of its own; name it alone" in capsys.readouterr().err
 
 
 class Failing:
@@ -98,6 +113,15 @@ def test_what_is_wrong_is_one_sentence(study_words, words, sentence, capsys):
     err = capsys.readouterr().err
     assert sentence in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["teacher_size", "smollm2_students", "gradient_share"])
+def test_the_projects_studies_have_a_plan(name, tmp_path, no_processes, capsys):
+    path = Path(__file__).parents[2] / "configs" / "studies" / f"{name}.yaml"
+    assert main(["study", str(path), "--directory", str(tmp_path / "out"), "--dry_run"]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert last == f"{len(lines)} cells, 0 done. Nothing was started."
+    assert any(line.startswith("atkd,") and line.count(": to run") == 1 for line in lines)
 
 
 @pytest.mark.slow
