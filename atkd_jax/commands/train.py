@@ -28,8 +28,6 @@ def run(options: TrainOptions) -> None:
             write_run_facts(config, devices=[str(device) for device in jax.devices()])
 
     outcome = train(config, console=console, before_start=keep_facts)
-    if options.report and jax.process_index() == 0:
-        keep_report([config.run_dir], config.run_dir / "report.html", console=console)
     if outcome.stopped_by is not None:
         console.print(
             f"Stopped by {outcome.stopped_by.name} after step {int(outcome.state.step)} of {config.training.steps}; "
@@ -38,3 +36,5 @@ def run(options: TrainOptions) -> None:
             soft_wrap=True,
         )
         raise SystemExit(128 + outcome.stopped_by)
+    if options.report and jax.process_index() == 0:
+        keep_report([config.run_dir], config.run_dir / "report.html", console=console)

@@ -29,7 +29,8 @@ def test_a_run_leaves_its_facts_metrics_and_checkpoint(words, tmp_path, capsys):
     assert main([*words, "--training.steps=2"]) == 0
     run = tmp_path / "run"
     names = {path.name for path in run.iterdir()}
-    assert names == {"config.yaml", "environment.json", "metrics.jsonl", "tensorboard", "checkpoints"}
+    assert names == {"config.yaml", "environment.json", "metrics.jsonl", "tensorboard", "checkpoints", "report.html"}
+    assert "loss by step" in (run / "report.html").read_text()
     assert [line["step"] for line in read_metrics(run)] == [1, 2]
     assert (run / "checkpoints" / "2").is_dir()
     assert "step 2/2" in capsys.readouterr().out
@@ -62,7 +63,8 @@ def test_a_dry_run_writes_nothing(words, tmp_path, capsys):
 
 
 def test_refused_input_leaves_the_run_as_it_was(words, tmp_path, capsys):
-    assert main([*words, "--training.steps=1"]) == 0
+    assert main([*words, "--training.steps=1", "--report", "False"]) == 0
+    assert not (tmp_path / "run" / "report.html").exists()
     before = (tmp_path / "run" / "config.yaml").read_text()
     assert main([*words, "--training.steps=1", "--objective.easy_weight=0.9"]) == 2
     assert "objective.easy_weight=0.2 then and 0.9 now" in capsys.readouterr().err
