@@ -63,7 +63,7 @@ def test_a_dry_run_writes_nothing(words, tmp_path, capsys):
 
 
 def test_refused_input_leaves_the_run_as_it_was(words, tmp_path, capsys):
-    assert main([*words, "--training.steps=1", "--report", "False"]) == 0
+    assert main([*words, "--training.steps=1", "--no_report"]) == 0
     assert not (tmp_path / "run" / "report.html").exists()
     before = (tmp_path / "run" / "config.yaml").read_text()
     assert main([*words, "--training.steps=1", "--objective.easy_weight=0.9"]) == 2
