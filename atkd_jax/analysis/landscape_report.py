@@ -26,20 +26,26 @@ def landscape_blocks(name: str, landscape: Mapping[str, Any], picture: bytes | N
     students: Mapping[str, Sequence[Mapping[str, Any]]] = landscape.get("students", {})
     if not students:
         return []
-    rows = [
-        [
-            student,
-            str(len(own)),
-            *(_spread([each[measure] for each in own]) for measure in ("loss", "rise", "curvature")),
-        ]
-        for student, own in students.items()
-    ]
     blocks: list[Block] = []
     if picture is not None:
         blocks.append(Pictures([Picture(picture, f"{name}: the loss around students")]))
-    blocks.append(Table(["", "seeds", "loss", "rise", "curvature"], rows, caption=name))
+    blocks.append(Table(*sharpness(students), caption=name))
     facts = {fact: landscape.get(fact) for fact in ("source", "split", "radius")}
     return [*blocks, Note(_RULE.format(**facts))]
+
+
+def sharpness(students: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[list[str], list[list[str]]]:
+    """Returns headings and a row per student: its loss, rise and curvature, with their spread over the seeds.
+
+    Args:
+        students: By name what `Landscape.to_json` gives for each seed.
+    """
+    measures = ("loss", "rise", "curvature")
+    rows = [
+        [student, str(len(own)), *(_spread([each[measure] for each in own]) for measure in measures)]
+        for student, own in students.items()
+    ]
+    return ["", "seeds", *measures], rows
 
 
 def _spread(values: Sequence[float | None]) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 from rich.console import Console
 from rich.table import Table
 
 from atkd_jax.analysis.landscape import Landscape, count_points, look_around, loss_around
-from atkd_jax.analysis.paired import spread
+from atkd_jax.analysis.landscape_report import sharpness
 from atkd_jax.analysis.plots import draw_landscapes
 from atkd_jax.commands.evaluate import held_out_batches
 from atkd_jax.commands.progress_line import progress_line
@@ -45,11 +46,11 @@ def run(options: LandscapeOptions) -> None:
         if label in found:
             raise InputError(f"command line: --students must be named once each, but {name} came twice.")
         found[label] = _landscapes(config, name if options.students else None, label, console)
-    console.print(_table(found))
+    students = {name: [{"seed": seed, **each.to_json()} for seed, each in own.items()] for name, own in found.items()}
+    console.print(_table(students))
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "landscape.csv", _csv(found))
     facts = {"source": config.data.source, "split": config.evaluation.split, "radius": config.landscape.radius}
-    students = {name: [{"seed": seed, **each.to_json()} for seed, each in own.items()] for name, own in found.items()}
     write_json(out / "landscape.json", {**facts, "dimensions": config.landscape.dimensions, "students": students})
     draw_landscapes(found, title=f"{config.data.source}, {config.evaluation.split}", path=out / "landscape.png")
     console.print(f"Kept in {out}/landscape.csv, .json and .png", highlight=False, soft_wrap=True)
@@ -103,14 +104,9 @@ def _csv(found: Found) -> str:
     return text.getvalue()
 
 
-def _table(found: Found) -> Table:
-    table = Table("landscape", *(name for name in found), title_justify="left")
-    table.add_row("loss", *(f"{next(iter(own.values())).loss:.4f}" for own in found.values()))
-    for measure in ("rise", "curvature"):
-        table.add_row(measure, *(_spread([getattr(each, measure) for each in own.values()]) for own in found.values()))
+def _table(students: Mapping[str, list[dict[str, Any]]]) -> Table:
+    headings, rows = sharpness(students)
+    table = Table(*headings)
+    for row in rows:
+        table.add_row(*row)
     return table
-
-
-def _spread(values: Sequence[float]) -> str:
-    own = spread(dict(enumerate(values)))
-    return f"{own.mean:.4f}" if own.deviation is None else f"{own.mean:.4f} ± {own.deviation:.4f}"
