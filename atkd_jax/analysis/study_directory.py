@@ -115,8 +115,8 @@ def _comparison(kept: dict[str, Any]) -> Comparison:
 
 
 def _verdict(kept: dict[str, Any]) -> Verdict:
-    found = kept["comparison"]
-    return Verdict(**kept | {"comparison": None if found is None else _comparison(found)})
+    found = kept.pop("comparison")
+    return Verdict(comparison=None if found is None else _comparison(found), **kept)
 
 
 def _run(directory: Path, kept: dict[str, Any]) -> StudyRun:

@@ -80,9 +80,7 @@ def _landscapes(config: Config, directory: str | None, label: str, console: Cons
     return found
 
 
-def _student(
-    config: Config, directory: str | None, console: Console, mesh: jax.sharding.Mesh
-) -> tuple[Decoder, object]:
+def _student(config: Config, directory: str | None, console: Console, mesh: jax.sharding.Mesh) -> tuple[Decoder, Any]:
     if directory is not None:
         own = config.teacher.model_copy(update={"model": directory, "dtype": config.training.dtype})
         loaded = load_teacher(own, cache_dir=config.cache_dir, place=placing_on(mesh), report=console.print)
