@@ -31,6 +31,7 @@ class Plot(Node):
 _MEASURES = (
     "cross_entropy",
     "perplexity",
+    "bits_per_byte",
     "forward_kl",
     "reverse_kl",
     "top1_agreement",

@@ -14,7 +14,7 @@ from rich.table import Table
 from atkd_jax.analysis.landscape import Landscape, count_points, look_around, loss_around
 from atkd_jax.analysis.landscape_report import sharpness
 from atkd_jax.analysis.plots import draw_landscapes
-from atkd_jax.commands.evaluate import held_out_batches
+from atkd_jax.commands.held_out import held_out_batches
 from atkd_jax.commands.progress_line import progress_line
 from atkd_jax.commands.run_directory import write_json, write_text
 from atkd_jax.commands.student import read_trained_student
