@@ -24,8 +24,11 @@ def test_what_another_cell_starts_from_is_exported(untrained, verbs):
         # There are no metrics here to make a result of.
         with pytest.raises(FileNotFoundError):
             run_cell(Cell("t", 0, {}, untrained, is_needed=is_needed), "print")
+    with pytest.raises(FileNotFoundError):
+        run_cell(Cell("t", 0, {}, untrained), "print", keep_student=True)
     names = [name for name, _ in verbs]
-    assert names == ["train", "evaluate", "train", "evaluate", "export"]
+    assert names == ["train", "evaluate", "train", "evaluate", "export", "train", "evaluate", "export"]
+    assert not verbs[0][1].report  # It is written when the numbers are there as well.
     assert verbs[1][1].after_only
 
 
