@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field, model_validator
 
 from atkd_jax.config_node import Node
@@ -12,7 +10,7 @@ from atkd_jax.config_node import Node
 class LandscapeConfig(Node):
     """The loss around a student, along random directions; `landscape` reads it."""
 
-    dimensions: Literal[1, 2] = Field(default=1, description="Along one direction, or over the plane of two.")
+    dimensions: int = Field(default=1, ge=1, le=2, description="1 goes along a direction, 2 over the plane of two.")
     points: int = Field(default=21, ge=3, description="Places along each direction; an odd number, so that 0 is one.")
     radius: float = Field(
         default=0.5, gt=0, description="How far it goes to each side; at 1 every filter is moved by its own norm."

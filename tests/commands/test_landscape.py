@@ -28,9 +28,6 @@ def test_the_loss_around_the_runs_student(trained, trained_words, tmp_path, rows
     assert one["losses"][0] != other["losses"][0]
     assert one["rise"] == max(one["losses"]) - one["loss"]
     assert (out / "landscape.png").stat().st_size > 1000
-    # Another call draws the same directions.
-    assert main(["landscape", *trained_words, *SMALL, "--out", str(tmp_path / "again")]) == 0
-    assert rows_of(tmp_path / "again" / "landscape.csv") == rows
 
 
 def test_students_are_put_side_by_side_over_a_plane(untrained_words, tmp_path, tiny_teacher_directory, rows_of):
@@ -51,6 +48,7 @@ def test_students_are_put_side_by_side_over_a_plane(untrained_words, tmp_path, t
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        (["--landscape.dimensions", "3"], "landscape.dimensions must be a whole number of at"),
         (["--landscape.points", "4"], "landscape.points=4 must be odd"),
         (["--landscape.seeds", "1", "1"], "landscape.seeds=[1, 1] must be whole numbers from 0 on, each once"),
         ([], "holds no checkpoint; train first"),

@@ -18,13 +18,17 @@ CONFIG = dataclasses.replace(
 
 @pytest.fixture(scope="module")
 def params():
-    params = nnx.state(Decoder(CONFIG, rngs=nnx.Rngs(0)))
-    return jax.tree.map(lambda leaf: leaf + 0.25, params)  # So that biases are not 0 either.
+    rng = np.random.default_rng(0)
+    shapes = nnx.state(nnx.eval_shape(lambda: Decoder(CONFIG, rngs=nnx.Rngs(0))))
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+
+
+draw = jax.jit(filter_normalized_direction)
 
 
 @pytest.fixture(scope="module")
 def direction(params):
-    return jax.jit(filter_normalized_direction)(params, jax.random.key(0))
+    return draw(params, jax.random.key(0))
 
 
 def named(tree):
@@ -61,7 +65,7 @@ def test_every_filter_has_the_norm_of_the_weights_own(params, direction):
 
 
 def test_a_key_gives_its_direction_again_and_another_one_another(params, direction):
-    again, other = (jax.jit(filter_normalized_direction)(params, jax.random.key(seed)) for seed in (0, 1))
+    again, other = (draw(params, jax.random.key(seed)) for seed in (0, 1))
     for one, same in zip(*map(jax.tree.leaves, (direction, again)), strict=True):
         np.testing.assert_array_equal(one, same)
     (first, second) = (np.concatenate([array.ravel() for array in named(each).values()]) for each in (direction, other))
@@ -70,7 +74,7 @@ def test_a_key_gives_its_direction_again_and_another_one_another(params, directi
 
 
 def test_larger_weights_move_as_much_further(params, direction):
-    larger = filter_normalized_direction(jax.tree.map(lambda leaf: 3 * leaf, params), jax.random.key(0))
+    larger = draw(jax.tree.map(lambda leaf: 3 * leaf, params), jax.random.key(0))
     for own, tripled in zip(*map(jax.tree.leaves, (direction, larger)), strict=True):
         np.testing.assert_allclose(3 * own, tripled, rtol=1e-5, atol=1e-6)
 
