@@ -14,11 +14,12 @@ _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under headings; the first cell of a row names it."""
+    """Rows under headings; the first cell of a row names it, and so many columns hold words and not numbers."""
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
+    word_columns: int = 1
     kind: str = "table"
 
 

@@ -51,19 +51,18 @@ def study_report(study: StudyDirectory) -> str:
 def _claims(study: StudyDirectory) -> list[Block]:
     if not study.verdicts:
         return []
-    sentences = Table(
-        ["claim", "in words", "verdict"], [[each.name, each.sentence, each.verdict] for each in study.verdicts]
-    )
-    return [sentences, Table(*claims_table(study.verdicts)), Note(RULE)]
+    rows = [[each.name, each.sentence, each.verdict] for each in study.verdicts]
+    sentences = Table(["claim", "in words", "verdict"], rows, word_columns=3)
+    return [sentences, Table(*claims_table(study.verdicts), word_columns=3), Note(RULE)]
 
 
 def _results(study: StudyDirectory) -> list[Block]:
     blocks: list[Block] = [Table(*result_table(study.summaries)), Note(SPREAD_NOTE)]
     compared = comparison_table(study.summaries)
     if compared.rows:
-        blocks += [Table(*compared, caption="Less the reference"), Note(COMPARISON_NOTE)]
+        blocks += [Table(*compared, caption="Less the reference", word_columns=2), Note(COMPARISON_NOTE)]
     if study.failed:
-        blocks.append(Table(["failed", "why"], [[key, why] for key, why in study.failed.items()]))
+        blocks.append(Table(["failed", "why"], [[key, why] for key, why in study.failed.items()], word_columns=2))
     return blocks
 
 
@@ -120,10 +119,12 @@ def _inputs(study: StudyDirectory, first: Sequence[StudyRun]) -> list[Block]:
     rows = [[key, *(_shown(config.get(name)) for name in differing)] for key, config in configs.items()]
     blocks: list[Block] = [Fold("The study's file", study.text)] if study.text else []
     if rows:
-        blocks.append(Table(["cell", *differing], rows, caption="What differs between the cells"))
+        blocks.append(
+            Table(["cell", *differing], rows, caption="What differs between the cells", word_columns=len(differing) + 1)
+        )
     if study.runs:
         prints = [[run.key, run.inputs or "-", ", ".join(run.needs) or "-"] for run in study.runs]
-        blocks.append(Table(["run", "fingerprint of its inputs", "starts from"], prints))
+        blocks.append(Table(["run", "fingerprint of its inputs", "starts from"], prints, word_columns=3))
     folds = [Fold(f"{run.key}/config.yaml", run.files.config_text) for run in first if run.files is not None]
     return [*blocks, *folds]
 
