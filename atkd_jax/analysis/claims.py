@@ -72,7 +72,9 @@ def require_claims(study: Study, cells: Sequence[Cell], path: Path) -> None:
             if names and not _selected(cells, names):
                 known = dict.fromkeys(label for cell in _grid(cells) for label in (cell.name, *cell.labels.values()))
                 raise InputError(f"{where}: no cell has all of {key}={list(names)}; there are {', '.join(known)}.")
-        for names in (claim.cells, claim.than) if claim.along else ():
+        if claim.along is None:
+            continue
+        for names in (claim.cells, claim.than):
             places = {cell.labels.get(claim.along) for cell in _selected(cells, names)}
             if names and (None in places or len(places) < 2):
                 raise InputError(
