@@ -48,7 +48,7 @@ def test_students_are_put_side_by_side_over_a_plane(untrained_words, tmp_path, t
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--landscape.dimensions", "3"], "landscape.dimensions must be a whole number of at"),
+        (["--landscape.dimensions", "3"], "landscape.dimensions must be a whole number from 1 to 2, but '3' came"),
         (["--landscape.points", "4"], "landscape.points=4 must be odd"),
         (["--landscape.seeds", "1", "1"], "landscape.seeds=[1, 1] must be whole numbers from 0 on, each once"),
         ([], "holds no checkpoint; train first"),
