@@ -21,7 +21,7 @@ from atkd_jax.analysis.tables import (
     result_table,
 )
 
-_CURVES = ("loss", "cross_entropy", "validation/cross_entropy", "learning_rate")
+_CURVES = ("loss", "cross_entropy", "validation/cross_entropy", "gradient_norm")
 # Beyond so many lines a picture of curves shows nothing.
 _MOST_LINES = 12
 # Where things lie differs from cell to cell and says nothing.
@@ -30,7 +30,10 @@ _NO_SETTINGS = {"run_dir", "seed"}
 
 def study_report(study: StudyDirectory) -> str:
     """Returns the HTML page of a study."""
-    first = list({run.key.rpartition("/")[0]: run for run in reversed(study.runs)}.values())[::-1]
+    by_cell: dict[str, StudyRun] = {}
+    for run in study.runs:
+        by_cell.setdefault(run.key.rpartition("/")[0], run)
+    first = list(by_cell.values())
     shown = [run.files for run in first if run.files is not None and not run.is_prepared]
     sections = [
         Section("Claims", _claims(study)),

@@ -29,7 +29,7 @@ def test_a_study_has_all_its_sections(page, study_dir):
     assert [HOSTILE, "120", "0.1235"] in read.rows
     assert ["sft/0", HOSTILE] in read.rows
     pictures = [attrs["alt"] for tag, attrs in read.tags if tag == "img"]
-    assert pictures == ["perplexity by cell", "loss by step"]
+    assert pictures == ["perplexity by cell", "loss by step", "gradient_norm by step"]
     assert "two-sided paired t-test over the seeds has p < 0.05" in read.text
     assert "7 runs: t/0, kd/0, atkd/0, kd/1, ..." in read.text  # All on one machine.
     assert f'"platform": "{HOSTILE}"' in read.text
@@ -58,4 +58,4 @@ def test_a_browser_draws_it(study_dir, tmp_path):
     dom, pictures = browsed(study_report(read_study_directory(study_dir)), tmp_path, height=4800)
     assert dom.count('<section id="section-') == 9
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in dom
-    assert pictures == 3
+    assert pictures == 4
