@@ -58,7 +58,8 @@ def raw_config(family: Family, metadata: Mapping[str, Any], tensors: Mapping[str
     if raw.get("sliding_window") == 0:
         raw["sliding_window"] = None
     if table.share_key is not None and _TURNED in own:
-        raw[table.share_key] = own[_TURNED] * raw["num_attention_heads"] / raw["hidden_size"]
+        # Where one of the two is missing, that is what will be said of the file.
+        raw[table.share_key] = own[_TURNED] * raw.get("num_attention_heads", 0) / raw.get("hidden_size", 1)
     raw["tie_word_embeddings"] = "output.weight" not in tensors
     raw = dict(table.implied(raw)) | raw
     factors = {
@@ -74,7 +75,7 @@ def _read_scaling(
 ) -> dict[str, Any]:
     kind = own.get(_TYPE, "none")
     if LONG_FACTORS in factors and SHORT_FACTORS in factors and kind in ("none", "longrope"):
-        return _read_longrope(raw, own, factors)
+        return _read_longrope(own, factors, max_position=family.read_config(raw).max_position)
     if kind == "linear":
         return {"rope_scaling": {"rope_type": "linear", "factor": own.get(_FACTOR)}}
     if kind != "none":
@@ -87,11 +88,11 @@ def _read_scaling(
     return {}
 
 
-def _read_longrope(raw: Mapping[str, Any], own: Mapping[str, Any], factors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _read_longrope(own: Mapping[str, Any], factors: Mapping[str, np.ndarray], *, max_position: int) -> dict[str, Any]:
     long, short = ([_tidy(value) for value in factors[name]] for name in (LONG_FACTORS, SHORT_FACTORS))
     rope = {"rope_type": "longrope", "long_factor": long, "short_factor": short}
-    original = int(own.get(_ORIGINAL, raw["max_position_embeddings"]))
-    implied = longrope_amplitude(raw["max_position_embeddings"] / original, original)
+    original = int(own.get(_ORIGINAL, max_position))
+    implied = longrope_amplitude(max_position / original, original)
     # A float32 of it that would only say less exactly what is known.
     if not np.isclose(own.get(_AMPLITUDE, implied), implied, rtol=1e-6):
         rope["attention_factor"] = own[_AMPLITUDE]

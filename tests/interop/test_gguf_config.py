@@ -67,6 +67,13 @@ def test_experts_are_refused():
         read("llama", GEMMA | {"expert_count": 8})
 
 
+@pytest.mark.parametrize("key", ["attention.head_count", "embedding_length"])
+def test_a_missing_key_is_named_in_the_words_of_config_json(key):
+    name = {"attention.head_count": "num_attention_heads", "embedding_length": "hidden_size"}[key]
+    with pytest.raises(InputError, match=f"must have the key {name}, but does not"):
+        read("phi3", {other: value for other, value in PHI.items() if other != key})
+
+
 def test_phi_turns_a_part_of_a_head_by_two_sets_of_factors():
     plain = read("phi3", PHI)
     assert (plain.head_dim, plain.rotary_dim, plain.window, plain.rope_scaling) == (24, 18, None, None)
