@@ -158,17 +158,23 @@ def test_what_stands_in_padding_reaches_neither_value_nor_gradient():
 
 
 def test_the_scan_is_a_loop_over_layers():
-    decoder = pair(GROUPED).decoder
-    tokens = jnp.asarray(TOKENS)
-    graphdef, stacked = nnx.split(decoder.layers)
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    x = decoder.embedding[...][tokens]
-    kinds = layer_kinds(GROUPED)
-    angles = rotary_angles(kinds.frequencies, positions)
-    for i in range(GROUPED.num_layers):
-        layer = nnx.merge(graphdef, jax.tree.map(lambda array, i=i: array[i], stacked))
-        x, _ = layer(x, jnp.ones_like(tokens), angles, kinds.each[i])
-    np.testing.assert_allclose(decoder.hidden_states(tokens), decoder.final_norm(x), atol=1e-5, rtol=0)
+    whole_graph, params = nnx.split(pair(GROUPED).decoder)
+
+    @jax.jit
+    def looped(params, tokens):
+        decoder = nnx.merge(whole_graph, params)
+        graphdef, stacked = nnx.split(decoder.layers)
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        x = decoder.embedding[...][tokens]
+        kinds = layer_kinds(GROUPED)
+        angles = rotary_angles(kinds.frequencies, positions)
+        for i in range(GROUPED.num_layers):
+            layer = nnx.merge(graphdef, jax.tree.map(lambda array, i=i: array[i], stacked))
+            x, _ = layer(x, jnp.ones_like(tokens), angles, kinds.each[i])
+        return decoder.final_norm(x)
+
+    hidden = hidden_of(whole_graph, params, jnp.asarray(TOKENS))
+    np.testing.assert_allclose(hidden, looped(params, jnp.asarray(TOKENS)), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("config", [GROUPED, MIXED, LEARNED], ids=["alike", "mixed", "learned"])
