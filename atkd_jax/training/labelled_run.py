@@ -20,7 +20,7 @@ from atkd_jax.errors import InputError
 from atkd_jax.sharding import SumOverProcesses, make_mesh
 from atkd_jax.training.loop import Outcome
 from atkd_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from atkd_jax.training.run_loop import checkpoints_of, newest_state, run_steps
+from atkd_jax.training.run_steps import checkpoints_of, newest_state, run_steps
 from atkd_jax.training.state import TrainState, initial_state
 from atkd_jax.training.step import Metrics, apply_gradient
 from atkd_jax.training.throughput import StepCosts

@@ -22,8 +22,8 @@ from atkd_jax.training.reffakd import train_on_images
 from atkd_jax.training.rollout_batches import RolloutBatches
 from atkd_jax.training.run_batches import open_batches, with_rollouts
 from atkd_jax.training.run_costs import run_costs
-from atkd_jax.training.run_loop import checkpoints_of, newest_state, run_steps
 from atkd_jax.training.run_models import RunModels, prepare_models
+from atkd_jax.training.run_steps import checkpoints_of, newest_state, run_steps
 from atkd_jax.training.scoring import train_scorers
 from atkd_jax.training.shared_batches import SharedBatches
 from atkd_jax.training.shared_directory import require_shared_directory, turn_on_this_host

@@ -10,7 +10,7 @@ from atkd_jax.config import Config
 from atkd_jax.data import ArrayBatches
 from atkd_jax.errors import InputError
 from atkd_jax.training.metrics import read_metrics
-from atkd_jax.training.run_loop import checkpoints_of, newest_state, run_steps
+from atkd_jax.training.run_steps import checkpoints_of, newest_state, run_steps
 from atkd_jax.training.state import initial_state
 from atkd_jax.training.throughput import StepCosts
 
