@@ -115,6 +115,9 @@ class AnswersConfig(Node):
     test_split: str = Field(default="train[80%:]", description="Split to measure on.")
     teacher_weight: float = Field(default=1.0, ge=0, description="lambda of CE(y) + lambda CE(teacher); 0: no teacher.")
     teacher_steps: int = Field(default=200, ge=1, description="Steps of the teacher's fine-tuning.")
+    teacher_layers: int | None = Field(
+        default=None, ge=1, description="The teacher's first layers, so many, are kept and fine-tuned; none keeps all."
+    )
     teacher_learning_rate: float = Field(default=2e-5, gt=0, description="The peak of the teacher's fine-tuning.")
     buckets: int = Field(default=1024, ge=2, description="Numbers that the student's hashed tokens may have.")
     width: int = Field(default=24, ge=1, description="Of the student's embeddings and convolution.")

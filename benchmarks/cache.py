@@ -113,8 +113,8 @@ def step_of(config: Config) -> Step:
     """Returns what takes a step of a config's run and tells its tokens and seconds."""
     meshes = make_meshes(devices=jax.devices()[:1])
     teaching = open_teaching(config, meshes=meshes, report=lambda _: None)
-    tokenizer, (teacher, teacher_params) = teaching.loaded.tokenizer, teaching.split()
-    batches = open_batches(config, tokenizer, meshes.student, teaching.cached)
+    tokenizer, (teacher, teacher_params) = teaching.loaded.tokenizer, teaching.split(config)
+    batches = open_batches(config, tokenizer, meshes.student, cached=teaching.cached)
     start = prepare_start(config, teaching.loaded, meshes=meshes, open_batches=lambda: batches, report=lambda _: None)
     optimizer = make_optimizer(config.optimizer, steps=config.training.steps)
     student, params, _ = split_trained(start.student)
@@ -144,7 +144,7 @@ def step_of(config: Config) -> Step:
 def _read_seconds(config: Config) -> float:
     meshes = make_meshes(devices=jax.devices()[:1])
     teaching = open_teaching(config, meshes=meshes, report=lambda _: None)
-    batches = open_batches(config, teaching.loaded.tokenizer, meshes.student, teaching.cached)
+    batches = open_batches(config, teaching.loaded.tokenizer, meshes.student, cached=teaching.cached)
     began = time.perf_counter()
     # Far more than are made ahead.
     for _ in range(_READ_BATCHES):

@@ -20,6 +20,8 @@ _FILES = (
     "judge.json",
     "harness.json",
     "landscape.json",
+    "scores.json",
+    "accuracy.json",
 )
 
 
@@ -38,6 +40,8 @@ class RunFiles:
         harness: What the harness's tasks came to.
         landscape: The loss around students.
         landscape_picture: A PNG file of it.
+        scores: Of scorers of answers, what `evaluate` kept.
+        accuracy: Of a student of images, what `train` kept.
     """
 
     name: str
@@ -50,6 +54,8 @@ class RunFiles:
     harness: dict[str, Any]
     landscape: dict[str, Any]
     landscape_picture: bytes | None
+    scores: dict[str, Any]
+    accuracy: dict[str, Any]
 
 
 def read_runs(run_dirs: list[Path], *, names: list[str] | None = None) -> list[RunFiles]:
@@ -98,6 +104,8 @@ def _read_run(run_dir: Path, name: str) -> RunFiles:
         harness=_json(run_dir / "harness.json"),
         landscape=_json(run_dir / "landscape.json"),
         landscape_picture=_bytes(run_dir / "landscape.png"),
+        scores=_json(run_dir / "scores.json"),
+        accuracy=_json(run_dir / "accuracy.json"),
     )
 
 

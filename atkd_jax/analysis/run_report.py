@@ -8,6 +8,7 @@ from typing import Any
 
 from atkd_jax.analysis.curves import draw_curves
 from atkd_jax.analysis.gradient_report import gradient_blocks, is_of_gradient_share
+from atkd_jax.analysis.labelled_report import labelled_blocks, subject_of, untaught_notes
 from atkd_jax.analysis.landscape_report import landscape_blocks
 from atkd_jax.analysis.page import Block, Fold, Note, Picture, Pictures, Section, Side, Table, render_page
 from atkd_jax.analysis.run_files import RunFiles, points_of
@@ -30,11 +31,7 @@ _DECILE_CURVES = ("perplexity", "forward_kl", "reverse_kl", "top1_agreement", "e
 def run_report(runs: Sequence[RunFiles]) -> str:
     """Returns the HTML page of the runs; of one, or to compare several."""
     config = runs[0].config
-    subtitle = (
-        f"{config.get('objective.name', '?')}, {config.get('teacher.model', '?')} on {config.get('data.source', '?')}"
-        if len(runs) == 1
-        else f"{len(runs)} runs beside each other"
-    )
+    subtitle = subject_of(config) if len(runs) == 1 else f"{len(runs)} runs beside each other"
     sections = [
         Section("Held-out data", _evaluation(runs)),
         Section("By the teacher's uncertainty", _deciles(runs)),
@@ -68,8 +65,9 @@ def _evaluation(runs: Sequence[RunFiles]) -> list[Block]:
         for run in runs
         for model, scores in run.evaluation.get("models", {}).items()
     }
+    labelled = labelled_blocks(runs)
     if not columns:
-        return [Note("Nothing was measured on held-out data yet: launch.py evaluate does it.")]
+        return labelled or [Note("Nothing was measured on held-out data yet: launch.py evaluate does it.")]
     rows = [
         [title, *(_formatted(scores.get(measure), form) for scores in columns.values())]
         for measure, (title, form) in _MEASURES.items()
@@ -85,7 +83,7 @@ def _evaluation(runs: Sequence[RunFiles]) -> list[Block]:
         for run in runs
         if run.evaluation
     ]
-    return [Table(["", *columns], rows), *notes]
+    return [Table(["", *columns], rows), *notes, *untaught_notes(runs), *labelled]
 
 
 def _deciles(runs: Sequence[RunFiles]) -> list[Block]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ from atkd_jax.training.optimizer import make_optimizer
 from atkd_jax.training.placement import state_shardings
 from atkd_jax.training.state import initial_state
 from atkd_jax.training.student import student_config
+from atkd_jax.training.teaching import teaching_model
 
 
 class Parameter(NamedTuple):
@@ -66,7 +68,7 @@ def print_dry_run(config: Config, *, console: Console) -> None:
     console.print(
         f"mesh: {', '.join(f'{axis} {size}' for axis, size in meshes.student.shape.items())}", highlight=False
     )
-    console.print(_models_table(plan, teacher, student))
+    console.print(_models_table(config, plan, teacher, student))
     console.print(_shardings_table(plan.student))
     console.print(_memory_table(plan.memory))
     console.print("Nothing was started.")
@@ -85,9 +87,10 @@ def make_plan(config: Config, *, meshes: Meshes, teacher: DecoderConfig, student
         The plan. Its memory is what a step holds for certain; the activations that the backward pass keeps come on top.
     """
     mesh = meshes.student
-    teacher_params = nnx.split(
-        abstract_decoder(teacher, dtype="float32", param_dtype=config.teacher.dtype, quantize=config.teacher.quantize)
-    )[1]
+    loaded = abstract_decoder(
+        teacher, dtype="float32", param_dtype=config.teacher.dtype, quantize=config.teacher.quantize
+    )
+    teacher_params = nnx.split(nnx.eval_shape(partial(teaching_model, config), loaded))[1]
     lora = config.student.lora
     kept = "float32" if lora.rank is None else config.training.dtype
     _, trained, frozen = split_trained(abstract_decoder(student, dtype="float32", param_dtype=kept, lora=lora))
@@ -112,7 +115,9 @@ def make_plan(config: Config, *, meshes: Meshes, teacher: DecoderConfig, student
     ]
     trained_count = sum(leaf.size for leaf in jax.tree.leaves(trained))
     weights = _parameters(trained, shardings.params)
-    return Plan(_count(teacher), _count(student), trained_count, weights, memory)
+    is_model = config.objective.token_similarity.scale is None
+    teacher_count = _count(teacher) if is_model else sum(leaf.size for leaf in jax.tree.leaves(teacher_params))
+    return Plan(teacher_count, _count(student), trained_count, weights, memory)
 
 
 def _step_memory(config: Config, mesh: Mesh, *, teacher: DecoderConfig, student: DecoderConfig) -> list[Memory]:
@@ -163,13 +168,15 @@ def _shard_shape(sharding: Sharding, shape: Sequence[int]) -> tuple[int, ...]:
     return sharding.shard_shape(tuple(shape))
 
 
-def _models_table(plan: Plan, teacher: DecoderConfig, student: DecoderConfig) -> Table:
+def _models_table(config: Config, plan: Plan, teacher: DecoderConfig, student: DecoderConfig) -> Table:
     table = Table("", "parameters", "trained", "layers", "width", "vocabulary", title="Models", title_justify="left")
-    for name, shape, count, trained in (
-        ("teacher", teacher, plan.teacher_parameters, 0),
-        ("student", student, plan.student_parameters, plan.trained_parameters),
+    is_model = config.objective.token_similarity.scale is None
+    teaches, layers = ("teacher", teacher.num_layers) if is_model else ("its embeddings, which teach", 0)
+    for name, shape, count, trained, depth in (
+        (teaches, teacher, plan.teacher_parameters, 0, layers),
+        ("student", student, plan.student_parameters, plan.trained_parameters, student.num_layers),
     ):
-        sizes = (f"{count:,}", f"{trained:,}", str(shape.num_layers), str(shape.width), f"{shape.vocab_size:,}")
+        sizes = (f"{count:,}", f"{trained:,}", str(depth), str(shape.width), f"{shape.vocab_size:,}")
         table.add_row(name, *sizes)
     return table
 

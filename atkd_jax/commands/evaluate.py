@@ -39,6 +39,8 @@ from atkd_jax.models import Decoder, Pruning
 from atkd_jax.sharding import make_mesh, make_meshes
 from atkd_jax.teachers import LoadedTeacher, load_teacher
 from atkd_jax.training.calibration import first_batches, pruning_of_run
+from atkd_jax.training.reading import require_checkpoint
+from atkd_jax.training.reffakd import train_on_images
 from atkd_jax.training.run_batches import open_batches
 from atkd_jax.training.student import student_tokenizer
 
@@ -56,6 +58,11 @@ def run(options: EvaluateOptions) -> None:
     console = Console(quiet=jax.process_index() != 0)
     if config.answers.source is not None:
         evaluate_scorers(config, console=console)
+        return
+    if config.images.source is not None:
+        # A finished run's student is read again and measured; of one that was stopped, training goes on first.
+        require_checkpoint(config.run_dir / "checkpoints")
+        train_on_images(config, console=console)
         return
     if options.measure or options.harness:
         subjects = _load(options, config, console)

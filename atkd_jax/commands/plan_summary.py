@@ -69,6 +69,7 @@ def _speed(config: Config, shapes: Shapes, chip: Chip, chips: int, ahead: Ahead)
     needed = distillation_flops(
         student=shapes.student,
         teacher=shapes.teacher,
+        runs_teacher_layers=config.objective.token_similarity.scale is None,
         length=config.data.sequence_length,
         tokens=tokens,
         counted_tokens=tokens,

@@ -4,6 +4,7 @@ import jax
 from rich.console import Console
 
 from atkd_jax.commands.dry_run import print_dry_run
+from atkd_jax.commands.dry_run_labelled import print_labelled_dry_run
 from atkd_jax.commands.joining import join
 from atkd_jax.commands.report import keep_report
 from atkd_jax.commands.run_directory import write_run_facts
@@ -18,7 +19,9 @@ def run(options: TrainOptions) -> None:
         SystemExit: 128 and the signal's number, as a shell counts, where a signal ended the run early.
     """
     if options.dry_run:
-        print_dry_run(options.settings, console=Console())
+        settings = options.settings
+        is_labelled = settings.images.source is not None or settings.answers.source is not None
+        (print_labelled_dry_run if is_labelled else print_dry_run)(settings, console=Console())
         return
     config = join(options.settings)
     console = Console(quiet=jax.process_index() != 0)

@@ -248,13 +248,12 @@ def _parse_study(words: Sequence[str]) -> StudyOptions:
 def _refuse_labelled(verb: str, options: Options) -> None:
     """Runs of images and of scores have the verbs that make sense of them."""
     settings = options.settings
-    allowed = {"images": ("fetch", "train"), "answers": ("fetch", "train", "evaluate", "export")}
+    allowed = {"images": ("fetch", "train", "evaluate"), "answers": ("fetch", "train", "evaluate", "export")}
     for group, verbs in allowed.items():
-        is_dry = isinstance(options, TrainOptions) and options.dry_run
-        if getattr(settings, group).source is not None and (verb not in verbs or is_dry):
+        if getattr(settings, group).source is not None and verb not in verbs:
             raise InputError(
-                f"launch.py: {verb}{' --dry-run' if is_dry else ''} is for language models, but {group}.source is "
-                f"{getattr(settings, group).source}; {', '.join(verbs)} work with it."
+                f"launch.py: {verb} is for language models, but {group}.source is {getattr(settings, group).source}; "
+                f"{', '.join(verbs)} work with it."
             )
 
 

@@ -9,7 +9,7 @@ from atkd_jax.data.answers_file import write_answers
 from atkd_jax.data.array_batches import ArrayBatches
 from atkd_jax.data.counts import Counts
 from atkd_jax.data.evaluation_batches import EvaluationBatches, evaluation_batches
-from atkd_jax.data.examples import Example, Examples, spaced_examples
+from atkd_jax.data.examples import Example, Examples, spaced_examples, spaced_numbers
 from atkd_jax.data.images import LabelledImages, load_images
 from atkd_jax.data.instructions import Instruction, open_instructions
 from atkd_jax.data.jsonl import read_prompts
@@ -41,6 +41,7 @@ __all__ = [
     "render_prompt",
     "shared_text",
     "spaced_examples",
+    "spaced_numbers",
     "training_batches",
     "write_answers",
 ]

@@ -27,6 +27,7 @@ class CachedSignals:
             sequence_length: Tokens in a row.
         """
         self._reader, self._form, self._length = RecordReader(shards), form, sequence_length
+        self._examples = shards.examples
 
     def __call__(self, rows: Sequence[Sequence[EncodedExample]]) -> dict[str, np.ndarray]:
         """Returns the arrays `[rows, sequence_length, ...]` of rows of examples, which stand in them from the left.
@@ -60,6 +61,20 @@ class CachedSignals:
                 "anew, or give the data and the tokenizer that it was made of."
             )
         return self._form.decode(record.payload, example.targets)
+
+    @property
+    def examples(self) -> int:
+        """How many examples of the data there are, with those that were dropped."""
+        return self._examples
+
+    def target_log_probs(self, number: int) -> np.ndarray:
+        """Returns log p(target) of an example's targets, float32 `[targets]`; none of one that was dropped.
+
+        Raises:
+            InputError: its record is missing or damaged.
+        """
+        record = self._reader[number]
+        return self._form.target_log_probs(record.payload, record.counted_tokens)
 
     def close(self) -> None:
         """Closes the files."""

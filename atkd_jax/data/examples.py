@@ -92,14 +92,25 @@ def _text(record: Mapping[str, Any], key: str, where: str) -> str:
 class _SpacedExamples:
     """A view."""
 
-    def __init__(self, examples: Examples, count: int):
-        self._examples, self._count = examples, count
+    def __init__(self, examples: Examples, numbers: list[int]):
+        self._examples, self._numbers = examples, numbers
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._numbers)
 
     def __getitem__(self, index: int) -> Example:
-        return self._examples[range(self._count)[index] * len(self._examples) // self._count]
+        return self._examples[self._numbers[index]]
+
+
+def spaced_numbers(total: int, limit: int | None) -> list[int]:
+    """Returns `limit` of the numbers below `total`, evenly spaced; all for None, or where there are no more.
+
+    Example:
+        >>> spaced_numbers(10, 4)
+        [0, 2, 5, 7]
+    """
+    count = total if limit is None else min(limit, total)
+    return [place * total // count for place in range(count)]
 
 
 def spaced_examples(examples: Examples, limit: int | None) -> Examples:
@@ -107,4 +118,6 @@ def spaced_examples(examples: Examples, limit: int | None) -> Examples:
 
     Neighbours in a data set are alike (functions of one module, say), so the first few would stand for little.
     """
-    return examples if limit is None or limit >= len(examples) else _SpacedExamples(examples, limit)
+    if limit is None or limit >= len(examples):
+        return examples
+    return _SpacedExamples(examples, spaced_numbers(len(examples), limit))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from atkd_jax.data.tfds_examples import prepared_records
+from atkd_jax.data.tfds_examples import prepared_records, quietly
 from atkd_jax.errors import InputError
 
 _TEST_EVERY = 5
@@ -33,7 +33,8 @@ def load_images(source: str, *, split: str, cache_dir: Path, report: Callable[[s
         report: is given one line when something was prepared.
 
     Raises:
-        InputError: there is no such set or split, it holds other things than images, or scikit-learn is missing.
+        InputError: there is no such set or split, it holds other things than images of one shape, or scikit-learn is
+            missing.
     """
     if source == "digits":
         return _digits(split)
@@ -43,8 +44,16 @@ def load_images(source: str, *, split: str, cache_dir: Path, report: Callable[[s
         raise InputError(
             f"The data set {source} has the keys {sorted(keys)}, but images need 'image' and 'label': name another."
         )
-    images = np.stack([np.asarray(record["image"]) for record in records]).astype(np.float32) / 255
-    labels = np.array([int(record["label"]) for record in records], np.int32)
+    with quietly():  # TFDS would recommend another decoder.
+        found = [(np.asarray(record["image"]), int(record["label"])) for record in records]
+    shapes = sorted({image.shape for image, _ in found})
+    if len(shapes) != 1 or len(shapes[0]) != 3:
+        raise InputError(
+            f"The images of {source}[{split}] must have one shape [height, width, channels], but {len(shapes)} came, "
+            f"{shapes[0]} among them: name a set whose images are alike."
+        )
+    images = np.stack([image for image, _ in found]).astype(np.float32) / 255
+    labels = np.array([label for _, label in found], np.int32)
     return LabelledImages(images, labels, int(features["label"].num_classes))
 
 

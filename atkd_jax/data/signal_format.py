@@ -123,6 +123,10 @@ class SignalFormat:
                 arrays["scale"] = bytes_left.array("<f4", (tokens,))
         return arrays
 
+    def target_log_probs(self, data: bytes, tokens: int) -> np.ndarray:
+        """Returns log p(target) alone, float32 `[tokens]`, of what `encode` made of so many tokens."""
+        return _Bytes(data).array("<f4", (tokens,))
+
     def shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Returns the shape per token and the type of every array that `decode` gives."""
         none = self.decode(b"", np.zeros(0, np.int32))

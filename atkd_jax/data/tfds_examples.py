@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atkd_jax.data.examples import example_from_record, require_known_keys, require_not_empty
+from atkd_jax.data.tfds_images import without_tensorflow
 from atkd_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def prepared_records(
 
 def _prepared_builder(name: str, folder: Path, report: Callable[[str], None]) -> tfds.core.DatasetBuilder:
     start_seconds = time.monotonic()
-    with _quiet():
+    with quietly():
         builder = _builder(name, folder)
         elsewhere = None if name == "python_stdlib" else _builder(name, None)
         for known in (builder, elsewhere):
@@ -108,7 +109,8 @@ def _prepared_builder(name: str, folder: Path, report: Callable[[str], None]) ->
                 return known
         failure = None
         try:
-            builder.download_and_prepare(file_format="array_record")
+            with without_tensorflow():
+                builder.download_and_prepare(file_format="array_record")
         except Exception as error:  # a builder runs its author's code, which may raise anything
             failure = error
             # Another process may have been quicker; its data is whole, because TFDS renames a folder into place.
@@ -155,7 +157,7 @@ def _one_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Keeps the progress bars, banners, log lines and warnings of TFDS off the user's screen."""
     logger = logging.getLogger("absl")
     level = logger.level

@@ -7,7 +7,7 @@ from atkd_jax.models.decoder import Decoder
 from atkd_jax.models.filters import filter_axes, filter_normalized_direction, filter_norms
 from atkd_jax.models.image_models import ImageAutoencoder, ImageClassifier
 from atkd_jax.models.importance import Importance, measure_importance
-from atkd_jax.models.logical_axes import axes_of, logical_axes
+from atkd_jax.models.logical_axes import axes_around_decoder, axes_of, logical_axes
 from atkd_jax.models.pruning import Pruning, evenly_spaced_layers, most_important, prune_model, pruned_config
 from atkd_jax.models.quantization import quantize_in_place, weight_bytes
 from atkd_jax.models.quantized_array import Bits
@@ -46,6 +46,7 @@ __all__ = [
     "TokenSimilarity",
     "YarnRopeScaling",
     "add_adapters",
+    "axes_around_decoder",
     "axes_of",
     "evenly_spaced_layers",
     "filter_axes",

@@ -45,7 +45,13 @@ def _mean_context(length: int, window: Any) -> float:
 
 
 def distillation_flops(
-    *, student: DecoderConfig, teacher: DecoderConfig | None, length: int, tokens: float, counted_tokens: float
+    *,
+    student: DecoderConfig,
+    teacher: DecoderConfig | None,
+    length: int,
+    tokens: float,
+    counted_tokens: float,
+    runs_teacher_layers: bool = True,
 ) -> float:
     """Return what a distillation step must compute: three times the student's forward pass and once the teacher's.
 
@@ -53,12 +59,14 @@ def distillation_flops(
 
     Args:
         student: The student's shape.
-        teacher: The teacher's shape; None where none runs.
+        teacher: The teacher's shape; None where neither its layers nor its head take part.
         length: Tokens in a row.
         tokens: Tokens of the batch, without padding.
         counted_tokens: Those of them that the loss is on.
+        runs_teacher_layers: False where its states are read, from a cache or an embedding, and its head alone is left.
     """
     costs = [(3, forward_flops(student, length=length))]
     if teacher is not None:
-        costs.append((1, forward_flops(teacher, length=length)))
+        whole = forward_flops(teacher, length=length)
+        costs.append((1, whole if runs_teacher_layers else whole._replace(layers=0.0)))
     return sum(passes * (tokens * cost.layers + counted_tokens * cost.head) for passes, cost in costs)

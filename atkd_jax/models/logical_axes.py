@@ -83,6 +83,19 @@ def axes_of(path: str) -> Axes:
     return _AXES[path]
 
 
+def axes_around_decoder(params: Any) -> Any:
+    """Return names of axes as `logical_axes` does, of a model that may have a decoder as its attribute `decoder`.
+
+    Whatever is not below it has no names, and so lies whole on every device.
+    """
+
+    def axes(key_path: tuple[Any, ...], leaf: Any) -> Axes:
+        outer, _, path = parameter_path(key_path).partition(".")
+        return axes_of(path) if outer == "decoder" else (None,) * len(leaf.shape)
+
+    return jax.tree_util.tree_map_with_path(axes, params)
+
+
 def logical_axes(params: Any) -> Any:
     """Return the same tree with the names of its axes in place of each array, a tuple per array.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from atkd_jax.models.decoder import Decoder
 
@@ -22,16 +23,17 @@ class SequenceClassifier(nnx.Module):
         self.decoder = decoder
         self.head = nnx.Linear(decoder.config.head_width, classes, rngs=rngs)
 
-    def __call__(self, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
+    def __call__(self, tokens: jax.Array, lengths: jax.Array, *, mesh: Mesh | None = None) -> jax.Array:
         """Returns float32 logits `[rows, classes]`.
 
         Args:
             tokens: int32 `[rows, length]`; what stands behind a text has no influence.
             lengths: int32 `[rows]`, at least 1.
+            mesh: how the decoder is split over devices.
         """
         places = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
         segments = (places < lengths[:, None]).astype(jnp.int32)
-        hidden = self.decoder.hidden_states(tokens, segment_ids=segments)
+        hidden = self.decoder.hidden_states(tokens, segment_ids=segments, mesh=mesh)
         last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
         return self.head(last.astype(jnp.float32))
 

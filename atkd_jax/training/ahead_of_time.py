@@ -6,6 +6,7 @@ import math
 import re
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,8 +23,9 @@ from atkd_jax.sharding.compiled_text import Instruction, Program, Run, parse_pro
 from atkd_jax.training.compiled_step import batch_arrays, jitted_train_step, require_even_batch
 from atkd_jax.training.instance_threshold import Threshold, with_threshold
 from atkd_jax.training.optimizer import make_optimizer
-from atkd_jax.training.placement import state_shardings
+from atkd_jax.training.placement import bytes_on_device, state_shardings
 from atkd_jax.training.state import initial_state
+from atkd_jax.training.teaching import teaching_model
 
 # Tokens that the teacher's pass for the gate takes through its head at once, at least.
 _TEACHER_CHUNK = 1024
@@ -139,8 +141,10 @@ def _abstract_step(config: Config, shapes: Shapes, meshes: Meshes) -> tuple[Any,
             f"plan compiles the step of a live teacher, but teacher.cache={config.teacher.cache} stands for it; leave "
             "teacher.cache out to plan with the live one."
         )
-    teacher, teacher_params = _abstract_model(shapes.teacher, config.teacher.dtype, config.teacher.dtype, "none")
-    student, params = _abstract_model(shapes.student, config.training.dtype, "float32", config.training.remat)
+    loaded = _abstract_model(shapes.teacher, config.teacher.dtype, config.teacher.dtype, "none")
+    teacher, teacher_params = nnx.split(nnx.eval_shape(partial(teaching_model, config), loaded))
+    own = _abstract_model(shapes.student, config.training.dtype, "float32", config.training.remat)
+    student, params = nnx.split(own)
     if config.objective.instance_weighting.is_on:
         config = with_threshold(config, Threshold(0.0, 0))  # A constant of the program, whatever its value.
     optimizer = make_optimizer(config.optimizer, steps=config.training.steps)
@@ -163,23 +167,17 @@ def _abstract_step(config: Config, shapes: Shapes, meshes: Meshes) -> tuple[Any,
     batch = {name: jax.ShapeDtypeStruct(rows, dtype) for name, dtype in types.items()}
     of_batch = dict.fromkeys(batch, row_sharding(meshes.student))
     held = Held(
-        teacher=_on_device(teacher_params, of_teacher),
-        student=_on_device(params, of_state.params),
-        optimizer=_on_device(state.optimizer_state, of_state.optimizer_state),
-        batch=_on_device(batch, of_batch),
+        teacher=bytes_on_device(teacher_params, of_teacher),
+        student=bytes_on_device(params, of_state.params),
+        optimizer=bytes_on_device(state.optimizer_state, of_state.optimizer_state),
+        batch=bytes_on_device(batch, of_batch),
     )
     return step, (state, teacher_params, batch), held
 
 
-def _abstract_model(shape: DecoderConfig, dtype: str, param_dtype: str, remat: Any) -> tuple[Any, Any]:
+def _abstract_model(shape: DecoderConfig, dtype: str, param_dtype: str, remat: Any) -> Decoder:
     kinds = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype), "remat": remat}
-    return nnx.split(nnx.eval_shape(lambda: Decoder(shape, rngs=nnx.Rngs(0), **kinds)))
-
-
-def _on_device(arrays: Any, shardings: Any) -> float:
-    leaves, places = jax.tree.leaves(arrays), jax.tree.leaves(shardings)
-    shards = ((place.shard_shape(leaf.shape), leaf.dtype.itemsize) for leaf, place in zip(leaves, places, strict=True))
-    return float(sum(math.prod(shape) * size for shape, size in shards))
+    return nnx.eval_shape(lambda: Decoder(shape, rngs=nnx.Rngs(0), **kinds))
 
 
 def _needed_bytes(message: str) -> float | None:

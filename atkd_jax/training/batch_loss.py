@@ -94,7 +94,7 @@ def make_batch_loss(
         pairs = _pairs(batch, microbatches) if objective.pairs_tokens else None
         asked = partial(teacher_signal, targets=targets, mask=mask, vocab_size=vocab_size)
         if isinstance(teacher, CachedTeacher):
-            signal = teacher.signal({name: _split(batch[name], microbatches) for name in teacher.names})
+            signal = teacher.signal({name: split_rows(batch[name], microbatches) for name in teacher.names})
             teacher_head, teacher_softcap = teacher_params.get("head"), teacher.softcap
         else:
             own_mesh, wanted = teacher_mesh or mesh, objective.needs_teacher_probability or knows_targets
@@ -127,7 +127,7 @@ def make_batch_loss(
 
         def value_and_gradient(params: Any, lessons: list[Lesson]) -> tuple[tuple[jax.Array, Metrics], Any]:
             stacked = parts, [lesson.tokens(signal, targets) for lesson in lessons]
-            return _summed_over_parts(partial(share_of_loss, lessons=lessons), params, stacked, microbatches)
+            return summed_over_parts(partial(share_of_loss, lessons=lessons), params, stacked, microbatches)
 
         return BatchLoss(lessons, signal, mask, parts["segment_ids"] > 0, value_and_gradient)
 
@@ -167,7 +167,7 @@ def _with_rows_split(signal: TeacherSignal, mesh: Mesh | None) -> TeacherSignal:
     return jax.tree.map(told, signal)
 
 
-def _split(array: jax.Array, microbatches: int) -> jax.Array:
+def split_rows(array: jax.Array, microbatches: int) -> jax.Array:
     """Returns `[microbatches, rows, ...]`.
 
     Neighbouring rows go to different parts, so that every device has a share of each and no row moves.
@@ -179,7 +179,7 @@ def _microbatches(batch: Batch, microbatches: int) -> tuple[Batch, jax.Array, ja
     targets, mask = next_token_targets(
         tokens=batch["tokens"], segment_ids=batch["segment_ids"], loss_mask=batch["loss_mask"]
     )
-    split = partial(_split, microbatches=microbatches)
+    split = partial(split_rows, microbatches=microbatches)
     inputs = {name: split(batch[name]) for name in _INPUTS}
     is_written = split(batch["is_written"]) if "is_written" in batch else None
     return inputs, split(targets), split(mask), is_written
@@ -199,14 +199,15 @@ class _Pairs(NamedTuple):
 
 
 def _pairs(batch: Batch, microbatches: int) -> _Pairs:
-    split = partial(_split, microbatches=microbatches)
+    split = partial(split_rows, microbatches=microbatches)
     inputs = {name: split(batch[f"teacher_{name}"]) for name in _INPUTS}
     return _Pairs(inputs, *map(split, paired_states(batch["teacher_index"])))
 
 
-def _summed_over_parts(
+def summed_over_parts(
     share_of_loss: Callable[[Any, Any], tuple[jax.Array, Metrics]], params: Any, parts: Any, microbatches: int
 ) -> tuple[tuple[jax.Array, Metrics], Any]:
+    """Returns loss, metrics and gradient, each added up over the parts `[microbatches, ...]`, one after the other."""
     value_and_gradient = jax.value_and_grad(share_of_loss, has_aux=True)
     first = jax.tree.map(lambda array: array[0], parts)
     if microbatches == 1:

@@ -127,6 +127,16 @@ def _compiler_options(meshes: Meshes) -> dict[str, str | bool] | None:
     return _TPU_OPTIONS if meshes.student.devices.flat[0].platform == "tpu" else None
 
 
+def one_at_a_time(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a step that waits for its end where CPUs stand in for several devices.
+
+    Two programs with collectives in flight at once can starve each other there of the client's threads, for good.
+    """
+    if jax.default_backend() != "cpu" or jax.device_count() == 1:
+        return step
+    return lambda *arguments: jax.block_until_ready(step(*arguments))
+
+
 def batch_arrays(config: Config) -> tuple[str, ...]:
     """Returns the names of the arrays `[rows, length]` that a step takes."""
     written = ("is_written",) if config.rollout.is_during_training else ()

@@ -12,17 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from rich.console import Console
 
 from atkd_jax.config import Config
 from atkd_jax.data import ArrayBatches
 from atkd_jax.errors import InputError
-from atkd_jax.sharding import SumOverProcesses, make_mesh
+from atkd_jax.models import axes_around_decoder
+from atkd_jax.sharding import SEQUENCE_AXIS, Meshes, SumOverProcesses, make_meshes, replicated, whole_row_sharding
+from atkd_jax.training.batch_loss import Metrics, split_rows, summed_over_parts
+from atkd_jax.training.compiled_step import one_at_a_time, require_even_batch
 from atkd_jax.training.loop import Outcome
 from atkd_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from atkd_jax.training.placement import place_state
 from atkd_jax.training.run_steps import checkpoints_of, newest_state, run_steps
-from atkd_jax.training.state import TrainState, initial_state
-from atkd_jax.training.step import Metrics, apply_gradient
+from atkd_jax.training.state import TrainState
+from atkd_jax.training.step import apply_gradient
 from atkd_jax.training.throughput import StepCosts
 
 LossOf = Callable[[Any, dict[str, jax.Array]], tuple[jax.Array, dict[str, jax.Array]]]
@@ -34,31 +39,35 @@ def train_labelled(
     loss_of: LossOf,
     *,
     config: Config,
+    mesh: Mesh,
     console: Console | None = None,
 ) -> Outcome:
-    """Trains a model on arrays, from the newest checkpoint of its run directory if there is one, on one device.
+    """Trains a model on arrays, from the newest checkpoint of its run directory if there is one.
 
     The run directory has what every run has: metrics.jsonl, TensorBoard's files, checkpoints that are saved together
-    with the place in the data. In the metrics a token is an example.
+    with the place in the data. In the metrics a token is an example. The rows of a batch are split over the mesh and
+    taken in `training.microbatches` parts; the weights of a decoder lie as the table says, all others on every device.
+    Loss and gradient are those of the whole batch, however it is split.
 
     Args:
         model: Its `nnx.Param`s are trained, and are afterwards those of the last step.
         arrays: `[examples, ...]` each, by name.
         loss_of: `(model, batch) -> (loss per example, metrics per example)`, `[rows]` each; the batch has the arrays.
         config: `run_dir`, `seed`, `training`, `optimizer`, `checkpoint` and `profile` are read.
+        mesh: As from `labelled_mesh`.
         console: Where the progress line goes.
 
     Raises:
-        InputError: if there are several processes, or the checkpoints are another run's.
+        InputError: if the batch does not fall into equal parts, or the checkpoints are another run's.
     """
-    if jax.process_count() > 1:
-        raise InputError("Models of labelled examples are small and train in one process; start one.")
+    require_even_batch(config, Meshes(mesh, mesh))
     console = console or Console()
     report = partial(console.print, highlight=False, soft_wrap=True)
     optimizer = make_optimizer(config.optimizer, steps=config.training.steps)
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    state = initial_state(params, optimizer=optimizer, seed=config.seed)
-    step = _compiled_step(graphdef, rest, loss_of, optimizer, config)
+    state = place_state(params, mesh=mesh, optimizer=optimizer, seed=config.seed, axes=axes_around_decoder)
+    places = jax.tree.map(lambda array: array.sharding, state)
+    step = _compiled_step(graphdef, rest, loss_of, optimizer, config, mesh=mesh, state=places, names=[*arrays])
     config.run_dir.mkdir(parents=True, exist_ok=True)
     with (
         closing(ArrayBatches(arrays, batch_size=config.training.batch_size, seed=config.seed)) as batches,
@@ -72,8 +81,8 @@ def train_labelled(
                 step,
                 state,
                 batches,
-                place=lambda batch: {name: jnp.asarray(array) for name, array in batch.items()},
-                add_up=SumOverProcesses(make_mesh()).start,
+                place=lambda batch: jax.device_put(batch, whole_row_sharding(mesh)),
+                add_up=SumOverProcesses(mesh).start,
                 costs=StepCosts(),
                 checkpoints=checkpoints,
                 console=console,
@@ -82,20 +91,55 @@ def train_labelled(
     return outcome
 
 
+def labelled_mesh(config: Config) -> Mesh:
+    """Returns how the devices are arranged for a labelled run.
+
+    Raises:
+        InputError: if there are several processes, or the mesh would split a row.
+    """
+    if jax.process_count() > 1:
+        raise InputError("Models of labelled examples train in one process, on all of its devices; start one.")
+    mesh = make_meshes(**config.mesh.model_dump()).student
+    if mesh.shape[SEQUENCE_AXIS] > 1:
+        raise InputError(
+            f"mesh.sequence={mesh.shape[SEQUENCE_AXIS]} splits a row's tokens, but labelled examples stay whole; "
+            "set it to 1, and use fsdp or tensor"
+        )
+    return mesh
+
+
+def on_one_device(model: nnx.Module) -> None:
+    """Brings a small model's weights to the first device, in place, to be asked or exported there."""
+    nnx.update(model, jax.device_put(nnx.state(model, nnx.Param), jax.devices()[0]))
+
+
 def _compiled_step(
-    graphdef: Any, rest: Any, loss_of: LossOf, optimizer: optax.GradientTransformation, config: Config
+    graphdef: Any,
+    rest: Any,
+    loss_of: LossOf,
+    optimizer: optax.GradientTransformation,
+    config: Config,
+    *,
+    mesh: Mesh,
+    state: Any,
+    names: list[str],
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
     schedule = learning_rate_schedule(config.optimizer, steps=config.training.steps)
+    microbatches = config.training.microbatches
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
-        def mean_loss(params: Any) -> tuple[jax.Array, Metrics]:
-            per_example, metrics = loss_of(nnx.merge(graphdef, params, rest), batch)
-            return jnp.mean(per_example), jax.tree.map(jnp.mean, metrics)
+        def share_of_mean(params: Any, part: dict[str, jax.Array]) -> tuple[jax.Array, Metrics]:
+            per_example, metrics = loss_of(nnx.merge(graphdef, params, rest), part)
+            own = jax.tree.map(lambda values: jnp.mean(values) / microbatches, metrics)
+            return jnp.mean(per_example) / microbatches, own
 
-        (loss, metrics), gradient = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+        parts = jax.tree.map(lambda array: split_rows(array, microbatches), batch)
+        (loss, metrics), gradient = summed_over_parts(share_of_mean, state.params, parts, microbatches)
         rows = jnp.asarray(len(next(iter(batch.values()))))
         metrics |= {"loss": loss, "counted_tokens": rows, "tokens": rows}
         metrics["learning_rate"] = jnp.asarray(schedule(state.step - state.skipped_steps))
         return apply_gradient(state, loss, gradient, metrics, optimizer)
 
-    return jax.jit(step, donate_argnums=0)
+    by_rows = dict.fromkeys(names, whole_row_sharding(mesh))
+    places = {"in_shardings": (state, by_rows), "out_shardings": (state, replicated(mesh))}
+    return one_at_a_time(jax.jit(step, donate_argnums=0, **places))

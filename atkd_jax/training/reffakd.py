@@ -18,7 +18,7 @@ from atkd_jax.config import Config
 from atkd_jax.data import LabelledImages, load_images
 from atkd_jax.errors import InputError
 from atkd_jax.models import ImageAutoencoder, ImageClassifier
-from atkd_jax.training.labelled_run import train_labelled
+from atkd_jax.training.labelled_run import labelled_mesh, on_one_device, train_labelled
 from atkd_jax.training.loop import Outcome
 
 _EMBEDDED_AT_ONCE = 256
@@ -49,6 +49,7 @@ def train_on_images(
     """
     console = console or Console()
     report = partial(console.print, highlight=False, soft_wrap=True)
+    mesh = labelled_mesh(config)
     load = partial(load_images, str(config.images.source), cache_dir=config.cache_dir, report=report)
     train, test = load(split=config.images.train_split), load(split=config.images.test_split)
     if train.images.shape[1:] != test.images.shape[1:]:
@@ -61,7 +62,8 @@ def train_on_images(
     channels = train.images.shape[-1]
     student = ImageClassifier(channels, train.classes, width=config.images.width, rngs=nnx.Rngs(params=config.seed))
     arrays = {"images": train.images, "labels": train.labels}
-    outcome = train_labelled(student, arrays, _loss_of(config, soft), config=config, console=console)
+    outcome = train_labelled(student, arrays, _loss_of(config, soft), config=config, mesh=mesh, console=console)
+    on_one_device(student)
     accuracy = accuracy_of(student, test)
     facts = {"source": config.images.source, "split": config.images.test_split, "accuracy": accuracy}
     text = json.dumps(facts | {"examples": len(test.labels), "step": int(outcome.state.step)}, indent=2)
@@ -70,7 +72,7 @@ def train_on_images(
     return ImageRun(outcome, accuracy)
 
 
-def soft_labels_of(train: LabelledImages, config: Config, *, console: Console) -> jax.Array:
+def soft_labels_of(train: LabelledImages, config: Config, *, console: Console) -> np.ndarray:
     """Returns the soft label of every class, `[classes, classes]`, from an autoencoder that is trained for it.
 
     Args:
@@ -85,14 +87,15 @@ def soft_labels_of(train: LabelledImages, config: Config, *, console: Console) -
     def loss_of(model: ImageAutoencoder, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
         return jnp.mean(jnp.square(model(batch["images"]) - batch["images"]), axis=(1, 2, 3)), {}
 
-    train_labelled(model, {"images": train.images}, loss_of, config=own, console=console)
+    train_labelled(model, {"images": train.images}, loss_of, config=own, mesh=labelled_mesh(own), console=console)
+    on_one_device(model)
     embed = nnx.jit(lambda model, images: model.embed(images))
     parts = [
         embed(model, part)
         for part in np.split(train.images, range(_EMBEDDED_AT_ONCE, len(train.images), _EMBEDDED_AT_ONCE))
     ]
     of = losses.class_means(embeddings=jnp.concatenate(parts), labels=jnp.asarray(train.labels), classes=train.classes)
-    return losses.soft_labels(of=of, targets=jnp.arange(train.classes), delta=config.images.delta)
+    return np.asarray(losses.soft_labels(of=of, targets=jnp.arange(train.classes), delta=config.images.delta))
 
 
 def accuracy_of(student: ImageClassifier, test: LabelledImages) -> float:
@@ -103,7 +106,7 @@ def accuracy_of(student: ImageClassifier, test: LabelledImages) -> float:
     return float(np.mean(guesses == test.labels))
 
 
-def _loss_of(config: Config, soft: jax.Array | None):
+def _loss_of(config: Config, soft: np.ndarray | None):
     images = config.images
 
     def loss_of(student: ImageClassifier, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -115,7 +118,7 @@ def _loss_of(config: Config, soft: jax.Array | None):
         loss = losses.soft_label_loss(
             student_logits=logits,
             targets=labels,
-            soft_labels=soft[labels],
+            soft_labels=jnp.asarray(soft)[labels],
             weight=images.weight,
             temperature=images.temperature,
             distance=images.distance,

@@ -14,7 +14,12 @@ from atkd_jax.errors import InputError
 from atkd_jax.interop import fetch_model
 from atkd_jax.sharding import Meshes, SumOverProcesses, make_meshes, shard_batch
 from atkd_jax.training.checkpoints import Checkpoints
-from atkd_jax.training.compiled_step import jitted_gradient_shares, jitted_train_step, require_even_batch
+from atkd_jax.training.compiled_step import (
+    jitted_gradient_shares,
+    jitted_train_step,
+    one_at_a_time,
+    require_even_batch,
+)
 from atkd_jax.training.gradient_shares import with_gradient_shares
 from atkd_jax.training.instance_threshold import with_threshold
 from atkd_jax.training.loop import Outcome
@@ -70,7 +75,7 @@ def train(
     opened = partial(open_batches, config, tokenizer, mesh, teacher_tokenizer=teaching.loaded.tokenizer)
     batches = opened(cached=cached)
     begun = teaching.start_config(config)
-    start = prepare_start(begun, teaching.loaded, meshes=meshes, open_batches=opened, report=report)
+    start = prepare_start(begun, teaching.loaded, meshes=meshes, open_batches=opened, report=report, cached=cached)
     config = config if start.threshold is None else with_threshold(config, start.threshold)
     models, state, optimizer = prepare_models(config, mesh, teaching, start, tokenizer, report=report)
     if cached is not None:
@@ -150,12 +155,12 @@ def _compiled(
     }
     teacher, frozen = models.teacher_params, models.student_frozen
     compiled = jitted_train_step(config, **shapes, optimizer=optimizer)
-    step = _one_at_a_time(lambda state, batch: compiled(state, teacher, batch, *frozen))
+    step = one_at_a_time(lambda state, batch: compiled(state, teacher, batch, *frozen))
     every_steps = config.training.gradient_share_every_steps
     if every_steps is None:
         return step
     shares = jitted_gradient_shares(config, **shapes)
-    measure = _one_at_a_time(lambda state, batch: shares(state.params, state.step, teacher, batch, *frozen))
+    measure = one_at_a_time(lambda state, batch: shares(state.params, state.step, teacher, batch, *frozen))
     return with_gradient_shares(step, measure, every_steps=every_steps, start=int(state.step))
 
 
@@ -178,13 +183,3 @@ def _validated(
         return with_validation(step, measure, every_steps=every_steps, start=start)
     heard = {"is_first_known": lambda: batches.knows_validation_loss, "on_loss": batches.hear_validation_loss}
     return with_validation(step, measure, every_steps=every_steps, start=start, **heard)
-
-
-def _one_at_a_time(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Waits for each step where CPUs stand in for several devices.
-
-    Two programs with collectives in flight at once can starve each other there of the client's threads, for good.
-    """
-    if jax.default_backend() != "cpu" or jax.device_count() == 1:
-        return step
-    return lambda *arguments: jax.block_until_ready(step(*arguments))

@@ -32,13 +32,14 @@ def run_costs(config: Config, meshes: Meshes, models: RunModels, *, report: Call
         report(f"MFU is not told: {peak.source}.")
     else:
         report(f"MFU is the share of {peak.flops_per_second / 1e12:,.3g} TFLOP/s: {peak.source}.")
-    is_cached = isinstance(models.teacher_graph, CachedTeacher)
-    runs_layers = not is_cached and config.objective.token_similarity.scale is None
+    cached = models.teacher_graph if isinstance(models.teacher_graph, CachedTeacher) else None
     return step_costs(
         student=models.student_config,
-        teacher=models.teacher_config if runs_layers else None,
+        # Without hidden states there is nothing for its head to multiply.
+        teacher=models.teacher_config if cached is None or cached.form.kind == "hidden" else None,
+        runs_teacher_layers=cached is None and config.objective.token_similarity.scale is None,
         length=config.data.sequence_length,
-        teacher_seconds=0.0 if is_cached else _teacher_seconds(config, meshes.teacher, models),
+        teacher_seconds=0.0 if cached is not None else _teacher_seconds(config, meshes.teacher, models),
         peak_flops_per_second=peak.flops_per_second,
     )
 

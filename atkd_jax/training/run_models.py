@@ -8,7 +8,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from atkd_jax.config import Config
-from atkd_jax.models import Decoder, DecoderConfig, TokenSimilarity, logical_axes, split_trained
+from atkd_jax.models import Decoder, DecoderConfig, logical_axes, split_trained
 from atkd_jax.sharding import parameter_shardings, spread
 from atkd_jax.training.optimizer import make_optimizer
 from atkd_jax.training.placement import place_state
@@ -57,11 +57,7 @@ def prepare_models(
         InputError: if the vocabularies do not fit together.
     """
     optimizer = make_optimizer(config.optimizer, steps=config.training.steps)
-    scale = config.objective.token_similarity.scale
-    if scale is None:
-        teacher_graph, teacher_params = teaching.split()
-    else:
-        teacher_graph, teacher_params = nnx.split(TokenSimilarity(teaching.loaded.model, scale=scale))
+    teacher_graph, teacher_params = teaching.split(config)
     student_graph, student_params, frozen = split_trained(start.student)
     state = place_state(student_params, mesh=mesh, optimizer=optimizer, seed=config.seed)
     frozen = tuple(spread(each, parameter_shardings(mesh, logical_axes(each), each)) for each in frozen)

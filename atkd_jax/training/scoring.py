@@ -13,16 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from rich.console import Console
 
 from atkd_jax import losses
 from atkd_jax.config import Config
 from atkd_jax.data import Answers, hashed_tokens, load_answers
 from atkd_jax.errors import InputError
-from atkd_jax.models import SequenceClassifier, TextScorer
+from atkd_jax.models import Decoder, DecoderConfig, Pruning, SequenceClassifier, TextScorer, prune_model
 from atkd_jax.teachers import load_teacher
-from atkd_jax.training.labelled_run import train_labelled
+from atkd_jax.training.labelled_run import labelled_mesh, on_one_device, train_labelled
 from atkd_jax.training.loop import Outcome
+from atkd_jax.training.placement import placing_on
 
 TEACHER, ALONE = "teacher", "without_teacher"
 PROBABILITIES_NAME = "teacher_probabilities.npz"
@@ -66,6 +68,7 @@ def train_scorers(
         InputError: if the data or the teacher cannot be had.
     """
     console = console or Console()
+    labelled_mesh(config)
     answers = answers_of(config, config.answers.train_split, console=console)
     before_start()
     probabilities = None if config.answers.teacher_weight == 0 else _probabilities(config, answers, console)
@@ -95,7 +98,8 @@ def answers_of(config: Config, split: str, *, console: Console) -> Answers:
     return load_answers(str(config.answers.source), split=split, cache_dir=config.cache_dir, report=report)
 
 
-def _classes(answers: Answers) -> int:
+def classes_of(answers: Answers) -> int:
+    """Returns how many scores there are: one more than the highest that was given."""
     return int(answers.scores.max()) + 1
 
 
@@ -103,7 +107,7 @@ def _train_student(
     config: Config, answers: Answers, probabilities: np.ndarray | None, console: Console
 ) -> tuple[Scorer, Outcome]:
     own = config.answers
-    model = TextScorer(own.buckets, _classes(answers), width=own.width, rngs=nnx.Rngs(params=config.seed))
+    model = TextScorer(own.buckets, classes_of(answers), width=own.width, rngs=nnx.Rngs(params=config.seed))
     tokens = hashed_tokens(answers.texts, buckets=own.buckets, length=own.length)
     arrays = {"tokens": tokens, "scores": answers.scores}
     if probabilities is not None:
@@ -117,7 +121,8 @@ def _train_student(
             loss, metrics = loss + own.teacher_weight * apart, metrics | {"teacher_cross_entropy": apart}
         return loss, metrics
 
-    outcome = train_labelled(model, arrays, loss_of, config=config, console=console)
+    outcome = train_labelled(model, arrays, loss_of, config=config, mesh=labelled_mesh(config), console=console)
+    on_one_device(model)
     encode = partial(hashed_tokens, buckets=own.buckets, length=own.length)
     return Scorer(model, lambda texts: (encode(texts),)), outcome
 
@@ -128,10 +133,9 @@ def _task(logits: jax.Array, scores: jax.Array) -> tuple[jax.Array, dict[str, ja
 
 
 def _fine_tuned(config: Config, answers: Answers, console: Console) -> Scorer:
-    own = config.answers
-    loaded = load_teacher(config.teacher, cache_dir=config.cache_dir, report=console.print)
-    model = SequenceClassifier(loaded.model, _classes(answers), rngs=nnx.Rngs(params=config.seed))
-    tokenizer = loaded.tokenizer
+    own, mesh = config.answers, labelled_mesh(config)
+    decoder, tokenizer = _decoder(config, mesh, console)
+    model = SequenceClassifier(decoder, classes_of(answers), rngs=nnx.Rngs(params=config.seed))
 
     def encode(texts: list[str]) -> tuple[np.ndarray, ...]:
         ids = [tokenizer(text, truncation=True, max_length=own.length)["input_ids"] or [0] for text in texts]
@@ -141,7 +145,7 @@ def _fine_tuned(config: Config, answers: Answers, console: Console) -> Scorer:
         return tokens, np.array([len(each) for each in ids], np.int32)
 
     def loss_of(model: SequenceClassifier, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
-        return _task(model(batch["tokens"], batch["lengths"]), batch["scores"])
+        return _task(model(batch["tokens"], batch["lengths"], mesh=mesh), batch["scores"])
 
     tokens, lengths = encode(answers.texts)
     update = {
@@ -150,10 +154,34 @@ def _fine_tuned(config: Config, answers: Answers, console: Console) -> Scorer:
         "optimizer": config.optimizer.model_copy(update={"learning_rate": own.teacher_learning_rate}),
     }
     arrays = {"tokens": tokens, "lengths": lengths, "scores": answers.scores}
-    outcome = train_labelled(model, arrays, loss_of, config=config.model_copy(update=update), console=console)
+    config = config.model_copy(update=update)
+    outcome = train_labelled(model, arrays, loss_of, config=config, mesh=mesh, console=console)
     if outcome.stopped_by is not None:
         raise InputError("The teacher's fine-tuning was stopped; the same command goes on from its checkpoint.")
     return Scorer(model, encode)
+
+
+def _decoder(config: Config, mesh: Mesh, console: Console) -> tuple[Decoder, Any]:
+    """Returns the teacher before its fine-tuning, weights in float32 and arithmetic as the config has it."""
+    trained = {"dtype": jnp.dtype(config.training.dtype), "remat": config.training.remat}
+    as_stored = config.teacher.model_copy(update={"dtype": "float32"})
+    loaded = load_teacher(as_stored, cache_dir=config.cache_dir, place=placing_on(mesh), report=console.print)
+    return prune_model(loaded.model, teacher_pruning(config, loaded.model.config), **trained), loaded.tokenizer
+
+
+def teacher_pruning(config: Config, shape: DecoderConfig) -> Pruning:
+    """Returns which layers of the teacher are fine-tuned.
+
+    Raises:
+        InputError: if it has not as many.
+    """
+    layers = config.answers.teacher_layers or shape.num_layers
+    if layers > shape.num_layers:
+        raise InputError(
+            f"answers.teacher_layers={layers} must be at most the {shape.num_layers} layers of {config.teacher.model}; "
+            "lower it"
+        )
+    return Pruning(tuple(range(layers)))
 
 
 def _probabilities(config: Config, answers: Answers, console: Console) -> np.ndarray:

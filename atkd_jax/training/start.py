@@ -16,11 +16,12 @@ from atkd_jax.models import Decoder, Pruning
 from atkd_jax.sharding import Meshes
 from atkd_jax.teachers import LoadedTeacher, Quantization, quantize_teacher
 from atkd_jax.training.calibration import Batch, first_batches, pruning_of_run, write_pruning
-from atkd_jax.training.instance_threshold import Threshold, measured_threshold, read_threshold
+from atkd_jax.training.instance_threshold import Threshold, cached_threshold, measured_threshold, read_threshold
 from atkd_jax.training.placement import placing_on
 from atkd_jax.training.reading import has_checkpoint
 from atkd_jax.training.shared_batches import SharedBatches
 from atkd_jax.training.student import build_student, student_config
+from atkd_jax.training.teaching import Cached
 
 QUANTIZATION_NAME = "teacher_quantization.json"
 
@@ -61,6 +62,7 @@ def prepare_start(
     meshes: Meshes,
     open_batches: Callable[[], SharedBatches],
     report: Callable[[str], None],
+    cached: Cached | None = None,
 ) -> Start:
     """Returns the run's start. Where the config says so, the teacher's weights become integers, in place.
 
@@ -72,6 +74,7 @@ def prepare_start(
         meshes: How the devices are arranged for each model.
         open_batches: Opens the run's batches at their beginning.
         report: Is told, in a sentence, what was measured.
+        cached: What stands for the teacher, if a cache does.
 
     Raises:
         InputError: if the student does not fit the teacher, or a package is missing.
@@ -111,7 +114,7 @@ def prepare_start(
             mesh=meshes.teacher,
         )
         report(quantization.sentence())
-    return Start(student, measured, quantization, _threshold(config, teacher, meshes=meshes, report=report))
+    return Start(student, measured, quantization, _threshold(config, teacher, cached, meshes=meshes, report=report))
 
 
 def _in_the_teachers_tokens(batch: Batch) -> Batch:
@@ -123,11 +126,13 @@ def _in_the_teachers_tokens(batch: Batch) -> Batch:
 
 
 def _threshold(
-    config: Config, teacher: LoadedTeacher, *, meshes: Meshes, report: Callable[[str], None]
+    config: Config, teacher: LoadedTeacher, cached: Cached | None, *, meshes: Meshes, report: Callable[[str], None]
 ) -> Threshold | None:
     weighting = config.objective.instance_weighting
     if not weighting.is_on or weighting.threshold is not None:
         return None
     if has_checkpoint(config.run_dir / "checkpoints"):
         return read_threshold(config.run_dir)
+    if cached is not None:
+        return cached_threshold(config, cached.open_signals(), report=report)
     return measured_threshold(config, teacher, meshes=meshes, report=report)

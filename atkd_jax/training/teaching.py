@@ -17,7 +17,7 @@ from atkd_jax.data.cached_signals import CachedSignals
 from atkd_jax.data.encoding import EncodedExamples
 from atkd_jax.errors import InputError
 from atkd_jax.interop import fetch_model, load_tokenizer, read_config
-from atkd_jax.models import Decoder
+from atkd_jax.models import Decoder, TokenSimilarity
 from atkd_jax.objectives import make_objective
 from atkd_jax.sharding import Meshes, parameter_sharding, spread
 from atkd_jax.teachers import (
@@ -67,9 +67,17 @@ class Teaching(NamedTuple):
             return config
         return config.model_copy(update={"teacher": config.teacher.model_copy(update={"quantize": None})})
 
-    def split(self) -> tuple[Any, Any]:
+    def split(self, config: Config) -> tuple[Any, Any]:
         """Returns what the step is made with, and the parameters that it is given."""
-        return nnx.split(self.loaded.model) if self.cached is None else (self.cached.teacher, self.cached.params)
+        if self.cached is not None:
+            return self.cached.teacher, self.cached.params
+        return nnx.split(teaching_model(config, self.loaded.model))
+
+
+def teaching_model(config: Config, model: Decoder) -> Any:
+    """Returns what is asked for the teacher's states and head: the model, or a `TokenSimilarity` of its embeddings."""
+    scale = config.objective.token_similarity.scale
+    return model if scale is None else TokenSimilarity(model, scale=scale)
 
 
 def open_teaching(config: Config, *, meshes: Meshes, report: Callable[[str], None]) -> Teaching:
@@ -84,8 +92,7 @@ def open_teaching(config: Config, *, meshes: Meshes, report: Callable[[str], Non
     directory = fetch_model(config.teacher.model, cache_dir=config.cache_dir, report=report)
     tokenizer = load_tokenizer(directory)
     cached = _open_cache(config, meshes, directory=directory, tokenizer=tokenizer)
-    weighting = config.objective.instance_weighting
-    if config.student.init == "prune" or (weighting.is_on and weighting.threshold is None):
+    if config.student.init == "prune":
         loaded = load_teacher(config.teacher, cache_dir=config.cache_dir, place=place, report=report)
         return Teaching(loaded, cached)
     shape = nnx.eval_shape(lambda: Decoder(read_config(directory), rngs=nnx.Rngs(0)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from atkd_jax.models import DecoderConfig
 from atkd_jax.models.flops import distillation_flops
@@ -34,9 +34,11 @@ def step_costs(
     length: int,
     teacher_seconds: float,
     peak_flops_per_second: float | None,
+    runs_teacher_layers: bool = True,
 ) -> StepCosts:
-    """Returns the costs of steps on rows of `length` tokens; of the student alone where no teacher runs."""
-    models = {"student": student, "teacher": teacher, "length": length}
+    """Returns the costs of steps on rows of `length` tokens; the arguments are those of `distillation_flops`."""
+    models: dict[str, Any] = {"student": student, "teacher": teacher, "length": length}
+    models["runs_teacher_layers"] = runs_teacher_layers
     of_token = distillation_flops(**models, tokens=1, counted_tokens=0)
     of_counted = distillation_flops(**models, tokens=0, counted_tokens=1)
     return StepCosts(teacher_seconds, of_token, of_counted, peak_flops_per_second)

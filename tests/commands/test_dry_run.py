@@ -9,6 +9,7 @@ from rich.console import Console
 
 from atkd_jax.commands import dry_run
 from atkd_jax.config import Config
+from atkd_jax.config_neighbours import TokenSimilarityConfig
 from atkd_jax.interop import load_model, read_config
 from atkd_jax.models import Pruning, prune_model
 from atkd_jax.sharding import make_meshes
@@ -78,6 +79,21 @@ def test_a_half_precise_teacher_takes_half(plan, untrained):
     changed = untrained.model_copy(update={"teacher": untrained.teacher.model_copy(update={"dtype": "bfloat16"})})
     whole, half = bytes_of(plan(), "teacher's weights"), bytes_of(plan(changed), "teacher's weights")
     assert 2 * half.total_bytes == whole.total_bytes
+
+
+def test_a_teacher_whose_layers_never_run_is_its_embeddings(plan, untrained, tiny_teacher_directory):
+    objective = untrained.objective.model_copy(
+        update={"name": "forward_kl", "token_similarity": TokenSimilarityConfig(scale=4.0)}
+    )
+    config = untrained.model_copy(update={"objective": objective})
+    shape = read_config(tiny_teacher_directory)
+    found = plan(config)
+    assert found.teacher_parameters == shape.vocab_size * shape.width
+    assert bytes_of(found, "teacher's weights").total_bytes == 4 * shape.vocab_size * shape.width
+    assert found.student == plan().student
+    stream = io.StringIO()
+    dry_run.print_dry_run(config, console=Console(file=stream, width=140))
+    assert "its embeddings, which teach" in stream.getvalue()
 
 
 def test_it_prints_the_config_and_the_plan_and_starts_nothing(untrained):

@@ -38,6 +38,10 @@ def test_speed_follows_from_the_step():
     assert plan["step_seconds"] == 2.0
     tokens = 64 * 1024
     assert plan["tokens_per_second"] == tokens / 2.0
+    similar = config_of(objective={"name": "forward_kl", "token_similarity": {"scale": 4.0}})
+    models = {"student": STUDENT, "teacher": TEACHER, "length": 1024, "tokens": tokens, "counted_tokens": tokens}
+    without_layers = distillation_flops(**models, runs_teacher_layers=False)
+    assert planned(similar, ahead)["mfu"] == pytest.approx(without_layers / (2.0 * 16 * 197e12))
     needed = distillation_flops(student=STUDENT, teacher=TEACHER, length=1024, tokens=tokens, counted_tokens=tokens)
     assert plan["mfu"] == pytest.approx(needed / (2.0 * 16 * 197e12))
     assert json.loads(json.dumps(plan)) == json.loads(json.dumps(plan))

@@ -8,13 +8,17 @@ from atkd_jax.errors import InputError
     ("verb", "words", "sentence"),
     [
         ("generate", ["--answers.source", "a.jsonl"], "generate is for language models, but answers.source is a.jsonl"),
-        ("evaluate", ["--images.source", "digits"], "evaluate is for language models, but images.source is digits"),
-        ("train", ["--images.source", "digits", "--dry-run"], "train --dry-run is for language models"),
+        ("export", ["--images.source", "digits"], "export is for language models, but images.source is digits"),
     ],
 )
 def test_verbs_that_need_a_language_model_say_so(verb, words, sentence):
     with pytest.raises(InputError, match=sentence):
         parse_verb(verb, words)
+
+
+def test_train_and_evaluate_take_images():
+    for verb, words in (("train", ["--dry-run"]), ("evaluate", [])):
+        assert parse_verb(verb, ["--images.source", "digits", *words]).settings.images.source == "digits"
 
 
 def test_train_evaluate_and_export_take_scores():

@@ -2,6 +2,8 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
+from etils import epath
 
 from atkd_jax.data import answers, hashed_tokens, load_answers
 from atkd_jax.errors import InputError
@@ -37,12 +39,33 @@ def test_a_bad_line_is_named(tmp_path, line, sentence):
         load_answers(written(tmp_path, line), split="train", cache_dir=tmp_path)
 
 
-def test_a_text_set_of_tfds_is_read_by_its_keys(tmp_path, monkeypatch):
-    records = [{"text": b"Good.", "label": 1}, {"text": "Bad.", "label": 0}]
-    monkeypatch.setattr(answers, "prepared_records", lambda *_, **__: (records, {"text": None, "label": None}))
-    found = load_answers("some_texts", split="train", cache_dir=tmp_path)
-    assert (found.texts, found.scores.tolist()) == (["Good.", "Bad."], [1, 0])
-    monkeypatch.setattr(answers, "prepared_records", lambda *_, **__: (records, {"image": None}))
+class TinySentences(tfds.core.GeneratorBasedBuilder):
+    """Sentences with a label, as GLUE's SST-2 has them."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    code_path = epath.Path(__file__)
+
+    def _info(self):
+        features = {"sentence": tfds.features.Text(), "label": tfds.features.ClassLabel(names=["bad", "good"])}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(8), "test": self._generate_examples(2)}
+
+    def _generate_examples(self, count):
+        for number in range(count):
+            label = ("bad", "good")[number % 2]
+            yield number, {"sentence": f"{label} é {number}", "label": label}
+
+
+def test_a_text_set_of_tfds_is_prepared_and_read(tmp_path):
+    found = load_answers("tiny_sentences", split="train", cache_dir=tmp_path, report=lambda _: None)
+    assert sorted(found.texts) == sorted(f"{('bad', 'good')[n % 2]} é {n}" for n in range(8))
+    assert found.scores.tolist() == [int(text.startswith("good")) for text in found.texts]
+
+
+def test_a_set_of_other_keys_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(answers, "prepared_records", lambda *_, **__: ([], {"image": None}))
     with pytest.raises(InputError, match="scored answers need 'label' and one of text, sentence"):
         load_answers("some_images", split="train", cache_dir=tmp_path)
 

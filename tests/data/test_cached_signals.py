@@ -66,6 +66,13 @@ def test_signals_stand_where_their_targets_are_predicted(encoded, shards):
     }
 
 
+def test_the_targets_probabilities_are_had_by_number_alone(encoded, shards):
+    signals = CachedSignals(shards, FORM, sequence_length=LENGTH)
+    assert signals.examples == len(encoded)
+    found = signals.target_log_probs(17)
+    np.testing.assert_array_equal(found, np.full(len(encoded[17].targets), np.float32(np.log(0.5))))
+
+
 def test_a_record_of_other_tokens_is_refused(encoded, shards):
     other = encoded[5]
     changed = type(other)(other.tokens[::-1].copy(), other.loss_mask, False, 5)

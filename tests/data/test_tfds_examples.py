@@ -64,7 +64,7 @@ def test_a_registered_data_set_is_prepared_and_read(tmp_path, capfd):
 
 def test_a_data_set_that_tfds_keeps_elsewhere_is_read_from_there(tmp_path, monkeypatch):
     builder = TinyInstructions(data_dir=tmp_path / "default")
-    with tfds_examples._quiet():
+    with tfds_examples.quietly():
         builder.download_and_prepare(file_format="array_record")
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path / "default"))
     examples = open_tfds("tiny_instructions", split="train", cache_dir=tmp_path / "cache", report=pytest.fail)

@@ -58,3 +58,6 @@ def test_a_step_is_three_passes_of_the_student_and_one_of_the_teacher():
     student, teacher = (forward_flops(config, length=8) for config in (small, GROUPED))
     found = distillation_flops(student=small, teacher=GROUPED, length=8, tokens=100, counted_tokens=30)
     assert found == 3 * (100 * student.layers + 30 * student.head) + 100 * teacher.layers + 30 * teacher.head
+    read = {"teacher": GROUPED, "runs_teacher_layers": False}
+    found = distillation_flops(student=small, **read, length=8, tokens=100, counted_tokens=30)
+    assert found == 3 * (100 * student.layers + 30 * student.head) + 30 * teacher.head

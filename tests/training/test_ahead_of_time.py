@@ -107,3 +107,12 @@ def test_a_tpus_step_moves_no_logits():
     assert ahead.cost.collectives
     for each in ahead.cost.collectives:
         assert not {512, 1024} & {*each.largest} or math.prod(each.largest) <= 1024 * 64, each
+
+
+def test_a_teacher_whose_layers_never_run_holds_its_embeddings():
+    objective = {"name": "forward_kl", "token_similarity": {"scale": 4.0}}
+    config = Config.model_validate(config_of().model_dump() | {"objective": objective})
+    meshes = make_meshes(fsdp=4, tensor=2)
+    held = held_by(config, shapes=SHAPES, meshes=meshes)
+    assert held.teacher == 4 * VOCAB * SHAPES.teacher.width / 8
+    assert held.student == held_by(config_of(), shapes=SHAPES, meshes=meshes).student

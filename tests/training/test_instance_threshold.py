@@ -9,6 +9,7 @@ from flax import nnx
 from rich.console import Console
 
 from atkd_jax import losses
+from atkd_jax.commands.cache import make_cache
 from atkd_jax.config import Config
 from atkd_jax.data import evaluation_batches, open_source
 from atkd_jax.errors import InputError
@@ -19,6 +20,7 @@ from atkd_jax.training.checkpoints import Checkpoints, abstract_state_like
 from atkd_jax.training.instance_threshold import (
     THRESHOLD_NAME,
     Threshold,
+    cached_threshold,
     measured_threshold,
     read_threshold,
     with_threshold,
@@ -26,6 +28,7 @@ from atkd_jax.training.instance_threshold import (
 from atkd_jax.training.metrics import read_metrics
 from atkd_jax.training.placement import placing_on
 from atkd_jax.training.run import train
+from atkd_jax.training.teaching import open_teaching
 
 STEPS = 3
 
@@ -84,6 +87,69 @@ def test_the_threshold_is_the_mean_over_examples_of_the_teachers_loss(config):
 
 def test_fewer_examples_may_be_measured(config):
     assert measured(config({"threshold_examples": 5}))[1].examples == 5
+
+
+@pytest.fixture(scope="module")
+def from_cache(config, tmp_path_factory):
+    """Makes a config of the same run with a cache for a teacher."""
+    directory = tmp_path_factory.mktemp("cache") / "hidden"
+    kept = {"cache": {"kind": "hidden", "hidden_type": "float32"}}
+    make_cache(config(**kept), directory, console=Console(file=io.StringIO()))
+
+    def make(weighting=None):
+        settings = config(weighting)
+        return settings.model_copy(update={"teacher": settings.teacher.model_copy(update={"cache": directory})})
+
+    return make
+
+
+@pytest.mark.parametrize("limit", [None, 5])
+def test_a_cache_knows_the_threshold_without_the_teacher(config, from_cache, limit):
+    weighting = {"threshold_examples": limit}
+    meshes, told = make_meshes(), []
+    opened = open_teaching(from_cache(weighting), meshes=meshes, report=told.append).cached
+    found = cached_threshold(from_cache(weighting), opened.open_signals(), report=told.append)
+    live = measured(config(weighting))[1]
+    assert found.examples == live.examples
+    assert found.threshold == pytest.approx(live.threshold, rel=1e-6)
+    assert told[-1] == found.sentence()
+
+
+class KnownSignals:
+    """Stands for a cache of these log-probabilities by example."""
+
+    def __init__(self, *examples):
+        self.of_examples, self.examples = examples, len(examples)
+
+    def target_log_probs(self, number):
+        return np.array(self.of_examples[number], np.float32)
+
+    def close(self):
+        pass
+
+
+def test_an_example_that_was_dropped_does_not_count(config):
+    found = cached_threshold(config(), KnownSignals([-1.0, -3.0], [], [-5.0]), report=lambda _: None)
+    assert found == Threshold(3.5, 2)
+    with pytest.raises(InputError, match=r"threshold_examples=1 must reach an example with a target"):
+        cached_threshold(config({"threshold_examples": 1}), KnownSignals([], [-1.0]), report=lambda _: None)
+
+
+def test_a_target_without_probability_is_refused(config):
+    with pytest.raises(InputError, match=r"gives some of the data's tokens no probability at all"):
+        cached_threshold(config(), KnownSignals([-1.0], [-np.inf]), report=lambda _: None)
+
+
+def test_a_run_from_a_cache_weighs_examples_as_with_the_live_teacher(config, from_cache, whole, monkeypatch):
+    monkeypatch.setattr("atkd_jax.training.start.measured_threshold", None)
+    settings = from_cache()
+    state = train(settings, console=Console(file=io.StringIO())).state
+    live = read_metrics(whole[0])
+    for ours, theirs in zip(read_metrics(settings.run_dir), live, strict=True):
+        for name in ("loss", "gradient_norm", "instance_weight_mean", "teacher_task_loss"):
+            assert ours[name] == pytest.approx(theirs[name], rel=2e-5), name
+    for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(whole[1].params), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
 
 def test_a_run_in_two_parts_has_the_threshold_that_it_began_with(config, whole):

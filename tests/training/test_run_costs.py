@@ -28,5 +28,7 @@ def test_without_a_peak_there_is_no_mfu_and_tokens_that_teach_have_no_layers(pre
     found, models, said = costs_of(prepared, monkeypatch, Peak(None, "nobody knows it"), objective=objective)
     assert said == ["MFU is not told: nobody knows it."]
     assert found.peak_flops_per_second is None
-    own = {"student": models.student_config, "length": 64, "tokens": 1, "counted_tokens": 0}
-    assert found.flops_per_token == pytest.approx(distillation_flops(**own, teacher=None))
+    own = {"student": models.student_config, "length": 64}
+    assert found.flops_per_token == pytest.approx(distillation_flops(**own, teacher=None, tokens=1, counted_tokens=0))
+    head = {"teacher": models.teacher_config, "runs_teacher_layers": False, "tokens": 0, "counted_tokens": 1}
+    assert found.flops_per_counted_token == distillation_flops(**own, **head)

@@ -13,6 +13,7 @@ from atkd_jax.config import Config
 from atkd_jax.errors import InputError
 from atkd_jax.training.metrics import read_metrics
 from atkd_jax.training.run import train
+from atkd_jax.training.throughput import step_costs
 
 
 def quiet():
@@ -71,8 +72,24 @@ def live(make, tmp_path_factory):
     return losses_of(make(tmp_path_factory.mktemp("live") / "run"))
 
 
-def test_from_float32_hidden_states_training_is_that_of_the_live_teacher(make, caches, live, tmp_path):
+@pytest.fixture
+def counted(monkeypatch):
+    """What runs were said to cost: the arguments of `step_costs`."""
+    calls = []
+
+    def count(**arguments):
+        calls.append(arguments)
+        return step_costs(**arguments)
+
+    monkeypatch.setattr("atkd_jax.training.run_costs.step_costs", count)
+    return calls
+
+
+def test_from_float32_hidden_states_training_is_that_of_the_live_teacher(make, caches, live, counted, tmp_path):
     np.testing.assert_allclose(losses_of(make(tmp_path / "run", caches("float32"))), live, rtol=2e-5)
+    # The teacher's head is multiplied all the same, and none of its layers.
+    (costs,) = counted
+    assert (costs["teacher"].num_layers, costs["runs_teacher_layers"]) == (4, False)
 
 
 @pytest.mark.slow
@@ -97,8 +114,9 @@ def test_with_nearly_all_words_kept_training_is_that_of_the_live_teacher(make, c
         pytest.param("rest", {"name": "uncertainty_weighted_kl"}, marks=pytest.mark.slow),
     ],
 )
-def test_other_objectives_learn_from_few_words(make, caches, kind, objective, tmp_path):
+def test_other_objectives_learn_from_few_words(make, caches, kind, objective, counted, tmp_path):
     assert np.isfinite(losses_of(make(tmp_path / "run", caches(kind), objective=objective))).all()
+    assert counted[0]["teacher"] is None
 
 
 @pytest.mark.parametrize("mesh", [{}, pytest.param({"fsdp": 2, "tensor": 2}, marks=pytest.mark.slow)])

@@ -51,6 +51,8 @@ def test_a_clock_that_stands_still_is_no_division_by_zero():
 
 def test_costs_are_those_of_the_formula():
     models = {"student": dataclasses.replace(GROUPED, num_layers=1), "teacher": GROUPED, "length": 8}
-    costs = step_costs(**models, teacher_seconds=1.0, peak_flops_per_second=None)
-    found = 100 * costs.flops_per_token + 30 * costs.flops_per_counted_token
-    assert found == pytest.approx(distillation_flops(**models, tokens=100, counted_tokens=30))
+    for runs_layers in (True, False):
+        costs = step_costs(**models, teacher_seconds=1.0, peak_flops_per_second=None, runs_teacher_layers=runs_layers)
+        found = 100 * costs.flops_per_token + 30 * costs.flops_per_counted_token
+        expected = distillation_flops(**models, tokens=100, counted_tokens=30, runs_teacher_layers=runs_layers)
+        assert found == pytest.approx(expected)
