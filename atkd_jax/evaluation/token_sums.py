@@ -10,6 +10,7 @@ treated alike, and no number depends on the order in which batches come.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -79,9 +80,10 @@ class TokenSums:
         means = np.tensordot(shares[held], self._sums[held], axes=1) / tokens
         calibration = np.tensordot(shares[held], self._calibration[held], axes=1)
         errors = np.abs(calibration[..., 1] - calibration[..., 2]).sum(axis=-1) / tokens
+        named: list[dict[str, Any]] = [dict(zip(_MEANS, map(float, row), strict=True)) for row in means]
         return {
-            name: Scores(**dict(zip(_MEANS, map(float, row), strict=True)), calibration_error=float(error))
-            for name, row, error in zip(self._models, means, errors, strict=True)
+            name: Scores(**own, calibration_error=float(error))
+            for name, own, error in zip(self._models, named, errors, strict=True)
         }
 
 
