@@ -30,10 +30,14 @@ def gradient_blocks(runs: Sequence[RunFiles]) -> list[Block]:
     for name, run in told.items():
         names = list(dict.fromkeys(name for line in run.metrics for name in line))
         for prefix, title in _KINDS.items():
-            parts = [each for each in names if each.startswith(prefix)]
-            lines = {part.removeprefix(prefix): points_of(run, part) for part in parts}
-            shown = title if len(runs) == 1 else f"{name}: {title}"
-            pictures.append(Picture(draw_curves(lines, title=shown, x="step"), f"{shown} by step"))
+            parts = {each.removeprefix(prefix): points_of(run, each) for each in names if each.startswith(prefix)}
+            # A term of one group is a part of both; so many lines are told apart in two pictures.
+            finer = {part: points for part, points in parts.items() if part.endswith(("_easy", "_hard"))}
+            rest = {part: points for part, points in parts.items() if part not in finer}
+            for lines, what in ((rest, title), (finer, f"{title}, term by group")):
+                shown = what if len(runs) == 1 else f"{name}: {what}"
+                if lines:
+                    pictures.append(Picture(draw_curves(lines, title=shown, x="step"), f"{shown} by step"))
     means = {name: mean_shares(run.metrics) for name, run in told.items()}
     parts = list(dict.fromkeys(part for own in means.values() for part in own))
     rows = [[part.replace("_", " "), *(_percent(own.get(part)) for own in means.values())] for part in parts]
