@@ -6,7 +6,9 @@ import pytest
 from flax import nnx
 from rich.console import Console
 
-from atkd_jax.commands.dry_run_labelled import labelled_models, print_labelled_dry_run
+from atkd_jax.commands import train
+from atkd_jax.commands.dry_run_labelled import labelled_models
+from atkd_jax.commands.verbs import TrainOptions
 from atkd_jax.config import Config
 from atkd_jax.errors import InputError
 from atkd_jax.interop import load_model
@@ -43,11 +45,10 @@ def test_scorers_are_counted_with_the_teacher_that_is_fine_tuned(scorers, tiny_t
         counts(scorers(teacher_layers=99))
 
 
-def test_images_have_no_teacher(tmp_path):
+def test_images_have_no_teacher(tmp_path, capsys):
     config = Config.model_validate({"images": {"source": "digits"}, "run_dir": tmp_path / "run"})
-    stream = io.StringIO()
-    print_labelled_dry_run(config, console=Console(file=stream, width=140))
-    text = stream.getvalue()
+    train.run(TrainOptions(settings=config, dry_run=True))
+    text = capsys.readouterr().out
     assert "autoencoder" in text
     assert "teacher" not in text.partition("mesh: data 8")[2]
     assert "Nothing was started." in text
