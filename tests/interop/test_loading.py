@@ -149,8 +149,8 @@ def edit_config(directory: Path, **changes) -> None:
         ({"hidden_act": "tanh"}, "must have one of silu, .* at hidden_act, the ones computed here, but has 'tanh'"),
         ({"quantization_config": {"quant_method": "gptq"}}, "must describe plain float weights"),
         (
-            {"rope_parameters": {"rope_type": "longrope", "factor": 2.0}},
-            "default, linear, llama3 or yarn, .* type 'longrope'",
+            {"rope_parameters": {"rope_type": "spiral", "factor": 2.0}},
+            "default, linear, dynamic, llama3, yarn or longrope, .* type 'spiral'",
         ),
     ],
 )
