@@ -23,7 +23,8 @@ def program(name):
 
 def test_every_example_is_run_here():
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert names == {"nnx_step", "linen_step", "equinox_step", "gradient_study", "adakd_speech", "score_answers"}
+    steps = {"nnx_step", "linen_step", "equinox_step"}
+    assert names == steps | {"gradient_study", "adakd_speech", "reffakd_digits", "score_answers"}
 
 
 @pytest.mark.parametrize("name", ["nnx_step", "linen_step", "equinox_step"])
@@ -56,6 +57,28 @@ def test_the_study_shows_the_damping(capsys):
     assert rows[0].damped_diversity_kd < 0.2 * rows[-1].damped_diversity_kd
     assert rows[0].diversity_kd > 0.5 * rows[-1].diversity_kd
     assert len(capsys.readouterr().out.splitlines()) == len(rows) + 1
+
+
+def test_digits_are_read_with_soft_labels_and_without(capsys):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        example = program("reffakd_digits")
+        accuracies = example["main"](seeds=2, steps=100)
+    # Ten classes by guessing would be a tenth; two weights that learn alike would be one and the same.
+    assert all(0.8 < accuracy < 1 for found in accuracies.values() for accuracy in found)
+    assert accuracies[0.0] != accuracies[0.5]
+    out = capsys.readouterr().out
+    assert "4 is most like 6:" in out
+    assert "2 seeds" in out
+
+
+def test_the_linear_autoencoder_is_the_best_one():
+    from sklearn.decomposition import PCA
+
+    images = np.random.default_rng(0).normal(size=(40, 9)).astype(np.float32)
+    codes = np.asarray(program("reffakd_digits")["codes_of"](jnp.asarray(images), width=3))
+    expected = PCA(3, svd_solver="full").fit(images)
+    centred = codes - codes.mean(axis=0)
+    np.testing.assert_allclose(np.abs(centred), np.abs(expected.transform(images)), rtol=1e-3, atol=1e-4)
 
 
 def test_the_speech_example_trains_its_three_recognisers(capsys):
