@@ -10,7 +10,7 @@ from flax import nnx
 from atkd_jax.config import Config
 from atkd_jax.errors import InputError
 from atkd_jax.models import Decoder
-from atkd_jax.objectives import Objective, make_gate, make_objective
+from atkd_jax.objectives import make_gate, make_objective
 from atkd_jax.sharding import SEQUENCE_AXIS, Meshes, replicated, row_sharding, rows_divisor
 from atkd_jax.teachers import CachedTeacher
 from atkd_jax.training.batch_loss import make_batch_loss
@@ -55,14 +55,10 @@ def jitted_train_step(
     step = make_train_step(
         student=student,
         teacher=teacher,
-        objective=_objective(config),
         optimizer=optimizer,
         vocab_size=vocab_size,
         teacher_vocab_size=teacher_vocab_size,
-        chunk_tokens=config.training.chunk_tokens,
-        mesh=meshes.student,
-        teacher_mesh=meshes.teacher,
-        microbatches=config.training.microbatches,
+        **_of_loss(config, meshes),
         schedule=learning_rate_schedule(config.optimizer, steps=config.training.steps),
     )
     # A state that was read and one that was computed lie alike, so that both go through one program.
@@ -92,13 +88,9 @@ def jitted_gradient_shares(
     batch_loss = make_batch_loss(
         student=student,
         teacher=teacher,
-        objective=_objective(config),
         vocab_size=vocab_size,
         teacher_vocab_size=teacher_vocab_size,
-        microbatches=config.training.microbatches,
-        chunk_tokens=config.training.chunk_tokens,
-        mesh=meshes.student,
-        teacher_mesh=meshes.teacher,
+        **_of_loss(config, meshes),
         knows_targets=gate is not None,
     )
     batch = _batch_shardings(config, meshes, teacher)
@@ -110,12 +102,20 @@ def jitted_gradient_shares(
     )
 
 
-def _objective(config: Config) -> Objective:
-    return make_objective(
+def _of_loss(config: Config, meshes: Meshes) -> dict[str, Any]:
+    """What the config says of the loss: a step and the shares of its gradient are of one and the same."""
+    objective = make_objective(
         config.objective,
         teacher_weight=config.rollout.teacher_weight if config.rollout.author == "mixed" else 0.0,
         steps=config.training.steps,
     )
+    return {
+        "objective": objective,
+        "microbatches": config.training.microbatches,
+        "chunk_tokens": config.training.chunk_tokens,
+        "mesh": meshes.student,
+        "teacher_mesh": meshes.teacher,
+    }
 
 
 def _batch_shardings(config: Config, meshes: Meshes, teacher: Any) -> dict[str, Any]:
