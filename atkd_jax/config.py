@@ -190,6 +190,11 @@ class TrainingConfig(Node):
         default="none",
         description="What the backward pass recomputes: nothing, every layer, or all but matrix products.",
     )
+    attention: Literal["auto", "xla", "splash"] = Field(
+        default="auto",
+        description="Who computes attention: XLA, or jax's splash kernels, which keep scores on the chip; by auto "
+        "these on TPUs, for rows of a multiple of 128 tokens.",
+    )
     chunk_tokens: int = Field(
         default=512,
         ge=1,

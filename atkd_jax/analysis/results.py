@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atkd_jax.analysis.grid import Cell
-from atkd_jax.training.metrics import mean_shares, read_metrics
+from atkd_jax.training.metrics import last_metrics, mean_shares, read_metrics
 
 RESULT_NAME = "result.json"
 
@@ -70,8 +70,8 @@ def _numbers(measures: Mapping[str, float | None]) -> dict[str, float]:
 
 def share_done(cell: Cell) -> float:
     """Returns how much of a running cell's training is done, from 0 to 1, by its metrics."""
-    path = cell.config.run_dir / "metrics.jsonl"
     try:
-        return min(read_metrics(path.parent)[-1]["step"] / cell.config.training.steps, 1.0)
-    except (OSError, LookupError):
+        last = last_metrics(cell.config.run_dir)
+    except OSError:
         return 0.0
+    return 0.0 if last is None else min(last["step"] / cell.config.training.steps, 1.0)

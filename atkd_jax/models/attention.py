@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from atkd_jax.errors import InputError
 from atkd_jax.models.config import DecoderConfig
+from atkd_jax.models.layer_kinds import UNBOUNDED, layer_kinds
 from atkd_jax.models.linear import Linear
 from atkd_jax.models.norms import make_norm
 from atkd_jax.models.rotary import rotate
 from atkd_jax.models.sequence_attention import WHOLE_ROW, Stripe, attention_on_mesh
+from atkd_jax.models.splash_attention import fits_blocks, splash_attention
+from atkd_jax.sharding import SEQUENCE_AXIS
+
+AttentionKernel = Literal["auto", "xla", "splash"]
 
 # Far below every score and still finite, so that a row with nothing to attend to stays free of NaN.
 MASKED_SCORE = -1e30
@@ -170,6 +176,9 @@ def grouped_query_attention(
 class Attention(nnx.Module):
     """The projections of self-attention; what is between them is the caller's, for a cache."""
 
+    kernel: AttentionKernel = "auto"
+    """Who does `causal`: XLA, splash kernels, or by "auto" these on TPUs, where rows can be cut into their blocks."""
+
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, stddev: float, output_stddev: float, **kinds):
         heads, kv_heads = (config.num_heads, config.head_dim), (config.num_kv_heads, config.head_dim)
         inputs = {"rngs": rngs, "stddev": stddev, "bias": config.qkv_bias, **kinds}
@@ -185,6 +194,8 @@ class Attention(nnx.Module):
             )
         scale = None if config.query_scalar is None else config.query_scalar**-0.5
         self.scores = Scores(scale, config.attention_softcap)
+        windows = {int(kind.window) for kind in layer_kinds(config).each if kind.window is not None}
+        self.windows = tuple(sorted(windows))
 
     def queries_keys_values(
         self, x: jax.Array, angles: tuple[jax.Array, jax.Array] | None, shape: tuple[int, ...]
@@ -207,15 +218,45 @@ class Attention(nnx.Module):
     def causal(
         self, query, key, value, segment_ids: jax.Array, window: int | jax.Array | None, mesh: Mesh | None = None
     ) -> jax.Array:
-        """Return `causal_attention` by this model's rule for scores, on a mesh where the heads and tokens lie."""
-        attend = partial(causal_attention, scores=self.scores)
+        """Return `causal_attention` by this model's rule for scores, on a mesh where the heads and tokens lie.
+
+        Raises:
+            InputError: where splash kernels are asked for and there is no TPU, or a row cannot be cut into blocks.
+        """
+        if self._takes_kernel(query.shape[1], mesh):
+            attend = self._by_kernel
+        else:
+            attend = partial(causal_attention, scores=self.scores)
         if mesh is None or mesh.size == 1:
             return attend(query, key, value, segment_ids, window=window)
         return attention_on_mesh(attend, mesh, query, key, value, segment_ids, window)
 
+    def _takes_kernel(self, length: int, mesh: Mesh | None) -> bool:
+        parts = 1 if mesh is None else mesh.shape[SEQUENCE_AXIS]
+        can = _platform(mesh) == "tpu" and fits_blocks(length, parts)
+        if self.kernel == "splash" and not can:
+            raise InputError(
+                "training.attention=splash needs TPUs, and rows whose tokens are a multiple of 128 on each of the "
+                f"mesh.sequence devices that share them, got {length} tokens, mesh.sequence={parts} and the platform "
+                f"{_platform(mesh)!r}; leave training.attention out, or change data.sequence_length."
+            )
+        return can and self.kernel != "xla"
+
+    def _by_kernel(self, query, key, value, segment_ids, *, window, stripe: Stripe = WHOLE_ROW) -> jax.Array:
+        attend = partial(splash_attention, scale=self.scores.scale, softcap=self.scores.softcap, stripe=stripe)
+        if window is None or isinstance(window, int):
+            return attend(query, key, value, segment_ids, window=window)
+        # The layers of a scan share one program, and a kernel's blocks are cut by a window that is known.
+        each = [partial(attend, window=None if known == UNBOUNDED else known) for known in self.windows]
+        return jax.lax.switch(jnp.searchsorted(jnp.asarray(self.windows), window), each, query, key, value, segment_ids)
+
     def masked(self, query, key, value, mask: jax.Array) -> jax.Array:
         """Return `grouped_query_attention` by this model's rule for scores."""
         return grouped_query_attention(query, key, value, mask, scores=self.scores)
+
+
+def _platform(mesh: Mesh | None) -> str:
+    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
 
 
 def _normalised_together(norm, heads: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from atkd_jax.errors import InputError
-from atkd_jax.models.attention import attention_mask
+from atkd_jax.models.attention import AttentionKernel, attention_mask
 from atkd_jax.models.cache import KVCache
 from atkd_jax.models.config import DecoderConfig
 from atkd_jax.models.layer import INIT_STDDEV, Angles, DecoderLayer
@@ -88,6 +88,10 @@ class Decoder(nnx.Module):
         """
         scaling = self.config.rope_scaling
         return scaling.original_max_position if isinstance(scaling, LongRopeScaling) else None
+
+    def attend_by(self, kernel: AttentionKernel) -> None:
+        """Say who computes attention over whole rows from now on; see `Attention.kernel`."""
+        self.layers.attention.kernel = kernel
 
     def _rows_of_embedding(self, tokens: jax.Array) -> jax.Array:
         rows = self.embedding[...][tokens]

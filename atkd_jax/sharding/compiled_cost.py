@@ -11,6 +11,7 @@ from atkd_jax.sharding.chips import Chip
 from atkd_jax.sharding.collectives import KINDS, Collective, Traffic, collectives_of, summed
 from atkd_jax.sharding.compiled_text import Instruction, Program, runs
 from atkd_jax.sharding.instruction_cost import estimated_cycles, flops_of, traffic_of
+from atkd_jax.sharding.kernel_cost import kernel_cost
 
 # These move nothing, or are accounted for where their work is done.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call"}
@@ -25,7 +26,8 @@ class StepCost(NamedTuple):
         flops: of matrix products and convolutions, what is computed again for the backward pass included.
         hbm_bytes: read and written by the instructions, where they do not stay in fast memory, and no more than the
             chip can move in the cycles that the compiler expects.
-        cycle_seconds: the compiler's own estimate of its instructions' cycles, by the chip's clock.
+        cycle_seconds: the compiler's own estimate of its instructions' cycles, by the chip's clock; of calls of
+            attention's kernels, which it has none of, that of `kernel_cost`.
         roofline_seconds: the larger of arithmetic and memory traffic at the data sheet's rates, per instruction.
         collectives: the largest first.
     """
@@ -77,9 +79,13 @@ def step_cost(
         if run.instruction.opcode in _FREE or run.instruction.name.startswith("async-collective-"):
             continue
         holder = program.computations[run.computation]
+        operands = [holder[name] for name in run.instruction.operands if name in holder]
+        kernel = kernel_cost(run.instruction, operands, chip=chip)
         own_flops = flops_of(program, run.instruction, holder)
         own_bytes = traffic_of(program, run.instruction, holder)
-        estimated = estimated_cycles(run.instruction)
+        estimated: float | None = estimated_cycles(run.instruction)
+        if kernel is not None:
+            own_flops, own_bytes, estimated = kernel
         if estimated is not None:
             # Arrays that a fusion reads only in part are counted whole where their text does not tell.
             own_bytes = min(own_bytes, estimated / chip.clock_hz * chip.hbm_bytes_per_second)

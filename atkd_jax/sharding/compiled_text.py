@@ -11,6 +11,8 @@ _BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2,
 _BYTES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16}
 _ARRAY = re.compile(r"\b([a-z]+[0-9]+[a-z0-9]*|pred)\[([0-9,]*)\](\{[^}]*\})?")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{\s*$")
+# Of a kernel's call, which then goes on over three lines.
+_METADATA = re.compile(r"kernel_metadata=\{\n(.*)\n\}")
 _NAME = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 
 
@@ -84,7 +86,7 @@ def parse_program(text: str) -> Program:
     """
     computations: dict[str, dict[str, Instruction]] = {}
     entry, current = "", None
-    for line in text.splitlines():
+    for line in _METADATA.sub(r"kernel_metadata={\1}", text).splitlines():
         if not line.startswith(" "):
             header = _HEADER.match(line)
             if header and ("->" in line or header[1]):

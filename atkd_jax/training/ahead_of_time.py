@@ -144,6 +144,7 @@ def _abstract_step(config: Config, shapes: Shapes, meshes: Meshes) -> tuple[Any,
     loaded = _abstract_model(shapes.teacher, config.teacher.dtype, config.teacher.dtype, "none")
     teacher, teacher_params = nnx.split(nnx.eval_shape(partial(teaching_model, config), loaded))
     own = _abstract_model(shapes.student, config.training.dtype, "float32", config.training.remat)
+    own.attend_by(config.training.attention)
     student, params = nnx.split(own)
     if config.objective.instance_weighting.is_on:
         config = with_threshold(config, Threshold(0.0, 0))  # A constant of the program, whatever its value.

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,9 @@ Summary: Any = getattr(summary_pb2, "Summary")  # noqa: B009
 
 # What stands before a part of the loss where its share of the gradient, its cosine to it, or its norm is told.
 SHARE_PREFIX, COSINE_PREFIX, NORM_PREFIX = "gradient_share/", "gradient_cosine/", "gradient_norm/"
+
+# More than a line has.
+_TAIL_BYTES = 2**16
 
 
 class MetricsWriter:
@@ -85,6 +89,14 @@ def read_metrics(run_dir: Path) -> list[dict[str, float]]:
         except json.JSONDecodeError as error:
             raise InputError(f"{path}, line {number} is no JSON ({error.msg}); remove the line") from error
     return lines
+
+
+def last_metrics(run_dir: Path) -> dict[str, float] | None:
+    """Returns the last whole line of a run's metrics.jsonl, however long the run is; None where there is none yet."""
+    with (run_dir / "metrics.jsonl").open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        whole = [line for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
+    return json.loads(whole[-1]) if whole else None
 
 
 def mean_shares(metrics: Sequence[Mapping[str, float | None]]) -> dict[str, float]:

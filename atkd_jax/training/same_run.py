@@ -21,6 +21,7 @@ _MAY_CHANGE = {
     "training.steps",
     "training.microbatches",
     "training.remat",
+    "training.attention",
     "training.chunk_tokens",
     "training.log_every_steps",
     "training.max_nonfinite_steps",

@@ -102,6 +102,7 @@ def prepare_start(
         cache_dir=config.cache_dir,
         place=placing_on(meshes.student),
     )
+    student.attend_by(config.training.attention)
     quantization = None
     if config.teacher.quantize is not None:
         quantization = quantize_teacher(

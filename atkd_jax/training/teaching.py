@@ -75,7 +75,11 @@ class Teaching(NamedTuple):
 
 
 def teaching_model(config: Config, model: Decoder) -> Any:
-    """Returns what is asked for the teacher's states and head: the model, or a `TokenSimilarity` of its embeddings."""
+    """Returns what is asked for the teacher's states and head: the model, or a `TokenSimilarity` of its embeddings.
+
+    The model's attention is computed as `training.attention` says from then on.
+    """
+    model.attend_by(config.training.attention)
     scale = config.objective.token_similarity.scale
     return model if scale is None else TokenSimilarity(model, scale=scale)
 

@@ -1,10 +1,20 @@
+import dataclasses
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import nnx
+from llama_oracle import GROUPED
 
+from atkd_jax.errors import InputError
+from atkd_jax.models import Decoder, attention
+from atkd_jax.models import splash_attention as splash_module
 from atkd_jax.models.attention import Scores, attention_mask, causal_attention, grouped_query_attention
+from atkd_jax.models.splash_attention import splash_attention
+from atkd_jax.sharding import make_mesh
 
 
 def drawn(*shape, seed=0):
@@ -96,3 +106,35 @@ def test_no_array_of_length_by_length_is_kept_for_the_backward_pass():
         lambda q, k, v: jax.vjp(lambda *a: causal_attention(*a, segments), q, k, v), query, heads, heads
     )
     assert max(leaf.size for leaf in jax.tree.leaves(kept)) <= heads.size
+
+
+@pytest.mark.parametrize("mesh", [None, {"sequence": 2, "tensor": 2}])
+def test_a_model_attends_alike_by_kernels(monkeypatch, mesh):
+    """Layers with a window and without one, whose number alone tells the program of a scan which they are."""
+    config = dataclasses.replace(GROUPED, window=100, windowed_layers=(True, False, True), attention_softcap=2.0)
+    decoder = Decoder(config, rngs=nnx.Rngs(0))
+    tokens = np.random.default_rng(0).integers(0, GROUPED.vocab_size, (2, 256)).astype(np.int32)
+    segments = jnp.asarray(np.arange(256) // 150 + np.zeros((2, 1)), jnp.int32)
+    own_mesh = None if mesh is None else make_mesh(**mesh)
+
+    def states_and_gradient():
+        def loss(decoder):
+            states = decoder.hidden_states(tokens, segment_ids=segments, mesh=own_mesh)
+            return jnp.mean(jnp.sin(states)), states
+
+        (_, states), gradient = nnx.jit(nnx.value_and_grad(loss, has_aux=True))(decoder)
+        return states, gradient
+
+    expected = states_and_gradient()
+    monkeypatch.setattr(attention, "splash_attention", partial(splash_attention, interpret=True))
+    monkeypatch.setattr(splash_module, "_BLOCKS", (128,))
+    monkeypatch.setattr(attention, "_platform", lambda mesh: "tpu")
+    decoder.attend_by("splash")
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), states_and_gradient(), expected)
+
+
+def test_kernels_without_a_tpu_are_refused():
+    decoder = Decoder(GROUPED, rngs=nnx.Rngs(0))
+    decoder.attend_by("splash")
+    with pytest.raises(InputError, match=r"training.attention=splash needs TPUs.*got 256 tokens, .* platform 'cpu'"):
+        decoder(jnp.zeros((1, 256), jnp.int32))

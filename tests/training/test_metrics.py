@@ -4,7 +4,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from atkd_jax.errors import InputError
-from atkd_jax.training.metrics import MetricsWriter, mean_shares, read_metrics
+from atkd_jax.training.metrics import MetricsWriter, last_metrics, mean_shares, read_metrics
 
 
 def tensorboard_values(run_dir):
@@ -51,6 +51,15 @@ def test_a_line_cut_short_by_a_kill_is_left_out_and_a_broken_one_is_named(tmp_pa
     path.write_text("{broken\n" + json.dumps({"step": 2}) + "\n")
     with pytest.raises(InputError, match="line 1 is no JSON"):
         read_metrics(tmp_path)
+
+
+def test_the_last_whole_line_of_a_long_run_is_found(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("")
+    assert last_metrics(tmp_path) is None
+    path.write_text("".join(json.dumps({"step": step, "loss": 1.5}) + "\n" for step in range(5000)) + '{"step": 50')
+    assert path.stat().st_size > 2**16
+    assert last_metrics(tmp_path) == {"step": 4999, "loss": 1.5}
 
 
 def test_a_second_part_begun_in_the_same_second_has_an_event_file_of_its_own(tmp_path):
