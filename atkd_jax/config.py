@@ -114,6 +114,11 @@ class ObjectiveConfig(Node):
         """Whether student and teacher each read the text in their own tokens."""
         return self.name == "universal_logit"
 
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether the loss asks anything of the teacher; plain cross-entropy takes its tokenizer alone."""
+        return self.name != "cross_entropy" or self.tokens != "all"
+
     @model_validator(mode="after")
     def _has_one_divergence(self) -> ObjectiveConfig:
         if self.divergence is not None and self.direction != "forward":

@@ -68,7 +68,7 @@ def _speed(config: Config, shapes: Shapes, chip: Chip, chips: int, ahead: Ahead)
     tokens = config.training.batch_size * config.data.sequence_length
     needed = distillation_flops(
         student=shapes.student,
-        teacher=shapes.teacher,
+        teacher=shapes.teacher if config.objective.reads_teacher else None,
         runs_teacher_layers=config.objective.token_similarity.scale is None,
         length=config.data.sequence_length,
         tokens=tokens,

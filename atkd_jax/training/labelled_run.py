@@ -95,10 +95,17 @@ def labelled_mesh(config: Config) -> Mesh:
     """Returns how the devices are arranged for a labelled run.
 
     Raises:
-        InputError: if there are several processes, or the mesh would split a row.
+        InputError: if there are several processes, the mesh would split a row, or the config asks for measurements that
+            are of a language model's tokens.
     """
     if jax.process_count() > 1:
         raise InputError("Models of labelled examples train in one process, on all of its devices; start one.")
+    for name in ("validate_every_steps", "gradient_share_every_steps"):
+        if getattr(config.training, name) is not None:
+            raise InputError(
+                f"training.{name}={getattr(config.training, name)} measures a language model's tokens, of which "
+                "labelled examples have none; leave it out"
+            )
     mesh = make_meshes(**config.mesh.model_dump()).student
     if mesh.shape[SEQUENCE_AXIS] > 1:
         raise InputError(

@@ -33,13 +33,15 @@ def run_costs(config: Config, meshes: Meshes, models: RunModels, *, report: Call
     else:
         report(f"MFU is the share of {peak.flops_per_second / 1e12:,.3g} TFLOP/s: {peak.source}.")
     cached = models.teacher_graph if isinstance(models.teacher_graph, CachedTeacher) else None
+    # Without hidden states there is nothing for its head to multiply.
+    is_heard = config.objective.reads_teacher and (cached is None or cached.form.kind == "hidden")
+    is_run = is_heard and cached is None
     return step_costs(
         student=models.student_config,
-        # Without hidden states there is nothing for its head to multiply.
-        teacher=models.teacher_config if cached is None or cached.form.kind == "hidden" else None,
+        teacher=models.teacher_config if is_heard else None,
         runs_teacher_layers=cached is None and config.objective.token_similarity.scale is None,
         length=config.data.sequence_length,
-        teacher_seconds=0.0 if cached is not None else _teacher_seconds(config, meshes.teacher, models),
+        teacher_seconds=_teacher_seconds(config, meshes.teacher, models) if is_run else 0.0,
         peak_flops_per_second=peak.flops_per_second,
     )
 

@@ -111,3 +111,9 @@ def test_rows_that_do_not_divide_over_devices_are_refused(tmp_path):
 def test_a_mesh_that_splits_rows_is_refused():
     with pytest.raises(InputError, match=r"mesh.sequence=2 splits a row's tokens, but labelled examples stay whole"):
         labelled_mesh(Config.model_validate({"mesh": {"sequence": 2}}))
+
+
+@pytest.mark.parametrize("name", ["validate_every_steps", "gradient_share_every_steps"])
+def test_measurements_of_tokens_are_refused(name):
+    with pytest.raises(InputError, match=rf"training.{name}=5 measures a language model's tokens.*leave it out"):
+        labelled_mesh(Config.model_validate({"training": {name: 5}}))

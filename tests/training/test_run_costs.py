@@ -32,3 +32,11 @@ def test_without_a_peak_there_is_no_mfu_and_tokens_that_teach_have_no_layers(pre
     assert found.flops_per_token == pytest.approx(distillation_flops(**own, teacher=None, tokens=1, counted_tokens=0))
     head = {"teacher": models.teacher_config, "runs_teacher_layers": False, "tokens": 0, "counted_tokens": 1}
     assert found.flops_per_counted_token == distillation_flops(**own, **head)
+
+
+def test_a_teacher_that_the_loss_does_not_ask_costs_nothing(prepared, monkeypatch):
+    found, models, _ = costs_of(prepared, monkeypatch, Peak(2e12, "a data sheet"), objective={"name": "cross_entropy"})
+    assert found.teacher_seconds == 0
+    own = {"student": models.student_config, "teacher": None, "length": 64}
+    assert found.flops_per_token == distillation_flops(**own, tokens=1, counted_tokens=0)
+    assert found.flops_per_counted_token == distillation_flops(**own, tokens=0, counted_tokens=1)
