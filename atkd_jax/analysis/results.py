@@ -72,6 +72,6 @@ def share_done(cell: Cell) -> float:
     """Returns how much of a running cell's training is done, from 0 to 1, by its metrics."""
     try:
         last = last_metrics(cell.config.run_dir)
-    except OSError:
+        return 0.0 if last is None else min(last["step"] / cell.config.training.steps, 1.0)
+    except (OSError, ValueError, LookupError):
         return 0.0
-    return 0.0 if last is None else min(last["step"] / cell.config.training.steps, 1.0)

@@ -71,6 +71,7 @@ def read_trained_student(config: Config, *, teacher_directory: Path, step: int |
         student = abstract_decoder(shape, dtype=config.training.dtype, param_dtype="float32")
     else:
         student = student_at_start(config, load_model(teacher_directory), pruning=pruning)
+    student.attend_by(config.training.attention)
     graphdef, trained, frozen = split_trained(student)
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), trained)
     params, step = read_student_params(checkpoints, abstract, step=step)

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
 from atkd_jax.errors import InputError
@@ -15,6 +16,7 @@ from atkd_jax.models.config import DecoderConfig
 from atkd_jax.models.layer_kinds import UNBOUNDED, layer_kinds
 from atkd_jax.models.linear import Linear
 from atkd_jax.models.norms import make_norm
+from atkd_jax.models.remat import GATHERED
 from atkd_jax.models.rotary import rotate
 from atkd_jax.models.sequence_attention import WHOLE_ROW, Stripe, attention_on_mesh
 from atkd_jax.models.splash_attention import fits_blocks, splash_attention
@@ -177,7 +179,10 @@ class Attention(nnx.Module):
     """The projections of self-attention; what is between them is the caller's, for a cache."""
 
     kernel: AttentionKernel = "auto"
-    """Who does `causal`: XLA, splash kernels, or by "auto" these on TPUs, where rows can be cut into their blocks."""
+    """Who does `causal`: XLA, splash kernels, or by "auto" these on TPUs, where rows can be cut into their blocks.
+
+    Without a mesh, kernels are taken on a TPU of a single device alone.
+    """
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, stddev: float, output_stddev: float, **kinds):
         heads, kv_heads = (config.num_heads, config.head_dim), (config.num_kv_heads, config.head_dim)
@@ -220,21 +225,27 @@ class Attention(nnx.Module):
     ) -> jax.Array:
         """Return `causal_attention` by this model's rule for scores, on a mesh where the heads and tokens lie.
 
+        For the backward pass its result is named `GATHERED`, or what a kernel needs in its place.
+
         Raises:
-            InputError: where splash kernels are asked for and there is no TPU, or a row cannot be cut into blocks.
+            InputError: where splash kernels are asked for on a mesh that has no TPUs, or for rows that cannot be cut
+                into their blocks.
         """
-        if self._takes_kernel(query.shape[1], mesh):
-            attend = self._by_kernel
-        else:
-            attend = partial(causal_attention, scores=self.scores)
+        takes_kernel = self._takes_kernel(query.shape[1], mesh)
+        attend = self._by_kernel if takes_kernel else partial(causal_attention, scores=self.scores)
         if mesh is None or mesh.size == 1:
-            return attend(query, key, value, segment_ids, window=window)
-        return attention_on_mesh(attend, mesh, query, key, value, segment_ids, window)
+            gathered = attend(query, key, value, segment_ids, window=window)
+        else:
+            gathered = attention_on_mesh(attend, mesh, query, key, value, segment_ids, window)
+        return gathered if takes_kernel else checkpoint_name(gathered, GATHERED)
 
     def _takes_kernel(self, length: int, mesh: Mesh | None) -> bool:
+        if mesh is None and jax.device_count() > 1:
+            # Arrays that the compiler spreads over devices by itself: it cannot take a kernel apart.
+            return False
         parts = 1 if mesh is None else mesh.shape[SEQUENCE_AXIS]
         can = _platform(mesh) == "tpu" and fits_blocks(length, parts)
-        if self.kernel == "splash" and not can:
+        if self.kernel == "splash" and mesh is not None and not can:
             raise InputError(
                 "training.attention=splash needs TPUs, and rows whose tokens are a multiple of 128 on each of the "
                 f"mesh.sequence devices that share them, got {length} tokens, mesh.sequence={parts} and the platform "

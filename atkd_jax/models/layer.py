@@ -7,7 +7,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
 from atkd_jax.models.attention import Attention
@@ -16,7 +15,6 @@ from atkd_jax.models.layer_kinds import LayerKind
 from atkd_jax.models.mlp import MLP
 from atkd_jax.models.moe import ExpertMLP
 from atkd_jax.models.norms import make_norm
-from atkd_jax.models.remat import GATHERED
 
 INIT_STDDEV = 0.02
 Angles = tuple[jax.Array, jax.Array]
@@ -86,5 +84,4 @@ class DecoderLayer(nnx.Module):
         """
         query, key, value = self.queries_keys_values(x, angles, kind, segment_ids.shape)
         gathered = self.attention.causal(query, key, value, segment_ids, kind.window, mesh)
-        gathered = checkpoint_name(gathered, GATHERED)
         return self.finish(x, gathered.reshape(*x.shape[:-1], *gathered.shape[-2:])), (key, value)

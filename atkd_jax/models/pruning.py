@@ -129,6 +129,7 @@ def prune_model(model: Decoder, pruning: Pruning, *, dtype: Any = None, remat: R
     pruned = nnx.eval_shape(
         lambda: Decoder(config, rngs=nnx.Rngs(0), dtype=dtype or model.dtype, remat=remat or model.remat)
     )
+    pruned.attend_by(model.layers.attention.kernel)
     graphdef, abstract = nnx.split(pruned)
     group = model.config.num_heads // model.config.num_kv_heads
     kept: dict[str | None, np.ndarray] = {}

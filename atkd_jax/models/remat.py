@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import jax
 
 Remat = Literal["none", "full", "dots"]
-# The name under which a layer marks what its heads have gathered.
+# The name of what a layer's heads have gathered, as far as the backward pass needs it.
 GATHERED = "gathered"
 
 _POLICIES = jax.checkpoint_policies

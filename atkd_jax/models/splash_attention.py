@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
+from atkd_jax.models.remat import GATHERED
 from atkd_jax.models.sequence_attention import WHOLE_ROW, Stripe
 
 # Tokens of a block of queries or keys, the first that divides a row; the last is a register's width.
@@ -85,6 +86,7 @@ def _kernel(
         head_shards=1,
         q_seq_shards=1,
         attn_logits_soft_cap=softcap,
+        residual_checkpoint_name=GATHERED,
         interpret=interpret,
     )
     passes = built.fwd_mask_info, built.dq_mask_info, built.dkv_mask_info

@@ -26,6 +26,7 @@ class Chip(NamedTuple):
         hbm_bytes_per_second: from the data sheet.
         link_bytes_per_second: over one link to a neighbour, one way.
         clock_hz: the data sheet's operations per second divided by those of the matrix units in a cycle.
+        matrix_side: rows and columns of a matrix unit.
         wrapped_extents: along an axis of so many chips, or a multiple, the last is linked to the first.
     """
 
@@ -36,15 +37,16 @@ class Chip(NamedTuple):
     hbm_bytes_per_second: float
     link_bytes_per_second: float
     clock_hz: float
+    matrix_side: int
     wrapped_extents: int
 
 
 CHIPS = {
     chip.kind: chip
     for chip in (
-        Chip("v5e", 1, 15.75 * _GIB, 197e12, 819e9, 45e9, 197e12 / (2 * 4 * 128**2), 16),
-        Chip("v5p", 2, 95.74 * _GIB, 459e12, 2765e9, 90e9, 459e12 / (2 * 8 * 128**2), 4),
-        Chip("v6e", 1, 31.25 * _GIB, 918e12, 1640e9, 90e9, 918e12 / (2 * 4 * 256**2), 16),
+        Chip("v5e", 1, 15.75 * _GIB, 197e12, 819e9, 45e9, 197e12 / (2 * 4 * 128**2), 128, 16),
+        Chip("v5p", 2, 95.74 * _GIB, 459e12, 2765e9, 90e9, 459e12 / (2 * 8 * 128**2), 128, 4),
+        Chip("v6e", 1, 31.25 * _GIB, 918e12, 1640e9, 90e9, 918e12 / (2 * 4 * 256**2), 256, 16),
     )
 }
 

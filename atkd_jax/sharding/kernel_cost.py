@@ -18,8 +18,9 @@ from atkd_jax.sharding.compiled_text import Instruction
 # comparisons of segments and places, masking, the running maximum, exponential, sums and casts; going back, the product
 # with what the rows share.
 _WORK = {"fwd": (2, 14), "dq": (3, 16), "dkv": (4, 18)}
-# Lanes and rows of a register, and how many of them are worked on in a cycle.
-_VECTOR_OPERATIONS = 128 * 8 * 4
+# Lanes of a register, and with its rows, and how many registers are worked on in a cycle, the vector units' operations.
+_LANES = 128
+_VECTOR_OPERATIONS = _LANES * 8 * 4
 
 
 class KernelCost(NamedTuple):
@@ -54,12 +55,17 @@ def kernel_cost(instruction: Instruction, operands: list[Instruction], *, chip: 
     visited = _visited(queries // rows, keys // columns, grid, by_keys=kind == "dkv")
     scores = math.prod(heads) * visited * rows * columns
     flops = 2.0 * products * width * scores
+    # Of a head that is narrower than a matrix unit, the rest of the unit works on zeros.
+    padded = -(-width // chip.matrix_side) * chip.matrix_side / width
     item = query.num_bytes / math.prod(query.dims)
     # A block of one side stays while those of the other come, two arrays of each.
     longest = columns if kind == "dkv" else rows
     hbm_bytes = 2 * item * width * (scores / longest + math.prod(heads) * queries)
+    # Segments and places of the queries, and what the next pass needs of a row, take a register's width each.
+    rows_of_lanes = (0 if kind == "dkv" else 2) + instruction.name.count("_segmented_residuals")
+    hbm_bytes += 4 * _LANES * rows_of_lanes * math.prod(heads) * queries
     cycles = max(
-        flops / chip.flops_per_second * chip.clock_hz,
+        padded * flops / chip.flops_per_second * chip.clock_hz,
         operations * scores / (_VECTOR_OPERATIONS * chip.cores),
         hbm_bytes / chip.hbm_bytes_per_second * chip.clock_hz,
     )

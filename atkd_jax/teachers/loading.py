@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from atkd_jax.config import TeacherConfig
 from atkd_jax.interop import Place, fetch_model, load_model, load_tokenizer, on_one_device
-from atkd_jax.models import Decoder
+from atkd_jax.models import AttentionKernel, Decoder
 
 
 class LoadedTeacher(NamedTuple):
@@ -21,13 +21,19 @@ class LoadedTeacher(NamedTuple):
 
 
 def load_teacher(
-    config: TeacherConfig, *, cache_dir: Path, place: Place = on_one_device, report: Callable[[str], None] = print
+    config: TeacherConfig,
+    *,
+    cache_dir: Path,
+    attention: AttentionKernel = "auto",
+    place: Place = on_one_device,
+    report: Callable[[str], None] = print,
 ) -> LoadedTeacher:
     """Returns the teacher, fetched first if it is not in the cache.
 
     Args:
         config: Which model, in which type.
         cache_dir: Where fetched models are kept.
+        attention: Who computes its attention over whole rows; see `Decoder.attend_by`.
         place: Says where a weight, by its path and shape, lives.
         report: Is told, in a sentence, what takes time.
 
@@ -37,4 +43,5 @@ def load_teacher(
     directory = fetch_model(config.model, cache_dir=cache_dir, report=report)
     dtype = jnp.dtype(config.dtype)
     model = load_model(directory, dtype=dtype, param_dtype=dtype, place=place)
+    model.attend_by(attention)
     return LoadedTeacher(directory, model, load_tokenizer(directory))

@@ -142,6 +142,7 @@ def _abstract_step(config: Config, shapes: Shapes, meshes: Meshes) -> tuple[Any,
             "teacher.cache out to plan with the live one."
         )
     loaded = _abstract_model(shapes.teacher, config.teacher.dtype, config.teacher.dtype, "none")
+    loaded.attend_by(config.training.attention)
     teacher, teacher_params = nnx.split(nnx.eval_shape(partial(teaching_model, config), loaded))
     own = _abstract_model(shapes.student, config.training.dtype, "float32", config.training.remat)
     own.attend_by(config.training.attention)

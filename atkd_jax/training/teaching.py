@@ -75,11 +75,7 @@ class Teaching(NamedTuple):
 
 
 def teaching_model(config: Config, model: Decoder) -> Any:
-    """Returns what is asked for the teacher's states and head: the model, or a `TokenSimilarity` of its embeddings.
-
-    The model's attention is computed as `training.attention` says from then on.
-    """
-    model.attend_by(config.training.attention)
+    """Returns what is asked for the teacher's states and head: the model, or a `TokenSimilarity` of its embeddings."""
     scale = config.objective.token_similarity.scale
     return model if scale is None else TokenSimilarity(model, scale=scale)
 
@@ -92,12 +88,23 @@ def open_teaching(config: Config, *, meshes: Meshes, report: Callable[[str], Non
     """
     place = placing_on(meshes.teacher)
     if config.teacher.cache is None:
-        return Teaching(load_teacher(config.teacher, cache_dir=config.cache_dir, place=place, report=report), None)
+        return Teaching(
+            load_teacher(
+                config.teacher,
+                attention=config.training.attention,
+                cache_dir=config.cache_dir,
+                place=place,
+                report=report,
+            ),
+            None,
+        )
     directory = fetch_model(config.teacher.model, cache_dir=config.cache_dir, report=report)
     tokenizer = load_tokenizer(directory)
     cached = _open_cache(config, meshes, directory=directory, tokenizer=tokenizer)
     if config.student.init == "prune":
-        loaded = load_teacher(config.teacher, cache_dir=config.cache_dir, place=place, report=report)
+        loaded = load_teacher(
+            config.teacher, attention=config.training.attention, cache_dir=config.cache_dir, place=place, report=report
+        )
         return Teaching(loaded, cached)
     shape = nnx.eval_shape(lambda: Decoder(read_config(directory), rngs=nnx.Rngs(0)))
     return Teaching(LoadedTeacher(directory, shape, tokenizer), cached)

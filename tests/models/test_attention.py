@@ -1,4 +1,7 @@
 import dataclasses
+import math
+import re
+from collections import Counter
 from functools import partial
 
 import jax
@@ -7,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+from jax.interpreters.partial_eval import dce_jaxpr
 from llama_oracle import GROUPED
 
 from atkd_jax.errors import InputError
@@ -108,33 +112,68 @@ def test_no_array_of_length_by_length_is_kept_for_the_backward_pass():
     assert max(leaf.size for leaf in jax.tree.leaves(kept)) <= heads.size
 
 
-@pytest.mark.parametrize("mesh", [None, {"sequence": 2, "tensor": 2}])
-def test_a_model_attends_alike_by_kernels(monkeypatch, mesh):
-    """Layers with a window and without one, whose number alone tells the program of a scan which they are."""
-    config = dataclasses.replace(GROUPED, window=100, windowed_layers=(True, False, True), attention_softcap=2.0)
-    decoder = Decoder(config, rngs=nnx.Rngs(0))
-    tokens = np.random.default_rng(0).integers(0, GROUPED.vocab_size, (2, 256)).astype(np.int32)
-    segments = jnp.asarray(np.arange(256) // 150 + np.zeros((2, 1)), jnp.int32)
-    own_mesh = None if mesh is None else make_mesh(**mesh)
-
-    def states_and_gradient():
-        def loss(decoder):
-            states = decoder.hidden_states(tokens, segment_ids=segments, mesh=own_mesh)
-            return jnp.mean(jnp.sin(states)), states
-
-        (_, states), gradient = nnx.jit(nnx.value_and_grad(loss, has_aux=True))(decoder)
-        return states, gradient
-
-    expected = states_and_gradient()
+@pytest.fixture
+def tpus(monkeypatch):
+    """Has models take this machine for TPUs, and works their kernels out without one, in blocks of a short row."""
     monkeypatch.setattr(attention, "splash_attention", partial(splash_attention, interpret=True))
-    monkeypatch.setattr(splash_module, "_BLOCKS", (128,))
     monkeypatch.setattr(attention, "_platform", lambda mesh: "tpu")
+    monkeypatch.setattr(splash_module, "_BLOCKS", (128,))
+
+
+WINDOWED = dataclasses.replace(GROUPED, window=100, windowed_layers=(True, False, True), attention_softcap=2.0)
+ROWS = np.random.default_rng(0).integers(0, GROUPED.vocab_size, (2, 256)).astype(np.int32)
+
+
+def loss_of(decoder, mesh):
+    segments = jnp.asarray(np.arange(256) // 150 + np.zeros((2, 1)), jnp.int32)
+    states = decoder.hidden_states(ROWS, segment_ids=segments, mesh=mesh)
+    return jnp.mean(jnp.sin(states)), states
+
+
+def calls_of_kernels(decoder, mesh):
+    """The kernels that value and gradient call, by their names."""
+    graphdef, params = nnx.split(decoder)
+    traced = jax.make_jaxpr(jax.grad(lambda params: loss_of(nnx.merge(graphdef, params), mesh)[0]))(params)
+    needed, _ = dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
+    return Counter(re.findall(r"name=splash_mqa_(fwd|dq|dkv)", str(needed)))
+
+
+@pytest.mark.parametrize("mesh", [{"fsdp": 1}, {"sequence": 2, "tensor": 2}])
+def test_a_model_attends_alike_by_kernels(tpus, mesh):
+    """Layers with a window and without one, whose number alone tells the program of a scan which they are."""
+    decoder = Decoder(WINDOWED, rngs=nnx.Rngs(0))
+    mesh = make_mesh(**mesh, devices=jax.devices()[: math.prod(mesh.values())])
+
+    def states_and_gradient(kernel):
+        decoder.attend_by(kernel)
+        (_, states), gradient = nnx.jit(nnx.value_and_grad(partial(loss_of, mesh=mesh), has_aux=True))(decoder)
+        return states, jax.tree.leaves(gradient)
+
+    (states, gradient), (expected, of_expected) = map(states_and_gradient, ("auto", "xla"))
+    np.testing.assert_allclose(states, expected, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(gradient, of_expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("mesh", [{"fsdp": 1}, {"sequence": 2, "tensor": 2}])
+def test_a_kernel_runs_again_only_where_its_result_is_not_kept(tpus, mesh):
+    mesh = make_mesh(**mesh, devices=jax.devices()[: math.prod(mesh.values())])
+    none, full = (calls_of_kernels(Decoder(GROUPED, rngs=nnx.Rngs(0), remat=remat), mesh) for remat in ("none", "full"))
+    assert none == {"fwd": 1, "dq": 1, "dkv": 1}
+    assert full == {"fwd": 2, "dq": 1, "dkv": 1}
+
+
+def test_kernels_are_not_for_arrays_that_the_compiler_spreads_by_itself(tpus):
+    decoder = Decoder(GROUPED, rngs=nnx.Rngs(0))
     decoder.attend_by("splash")
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), states_and_gradient(), expected)
+    assert jax.device_count() > 1
+    assert not calls_of_kernels(decoder, None)
+    decoder.attend_by("xla")
+    assert not calls_of_kernels(decoder, make_mesh())
 
 
 def test_kernels_without_a_tpu_are_refused():
     decoder = Decoder(GROUPED, rngs=nnx.Rngs(0))
     decoder.attend_by("splash")
     with pytest.raises(InputError, match=r"training.attention=splash needs TPUs.*got 256 tokens, .* platform 'cpu'"):
-        decoder(jnp.zeros((1, 256), jnp.int32))
+        loss_of(decoder, make_mesh())

@@ -72,6 +72,14 @@ def test_what_is_said_layer_by_layer_is_pruned_with_the_layers():
     assert (pruned.windowed_layers, pruned.rotary_layers) == ((False, True), (True, False))
 
 
+def test_attention_stays_as_it_is_computed(model):
+    model.attend_by("xla")
+    try:
+        assert prune_model(model, Pruning((0, 2))).layers.attention.kernel == "xla"
+    finally:
+        model.attend_by("auto")
+
+
 def test_the_copy_shares_no_array_with_the_model():
     model = Decoder(GROUPED, rngs=nnx.Rngs(0))
     pruned = prune_model(model, Pruning((0, 1, 2)))

@@ -55,6 +55,18 @@ def test_it_is_the_attention_without_kernels(monkeypatch, window, scores, stripe
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5)
 
 
+def test_in_bfloat16_it_rounds_as_much_as_without_kernels():
+    arrays, segments = drawn()
+    exact = np.asarray(causal_attention(*arrays, segments), np.float32)
+    rounded = [each.astype(jnp.bfloat16) for each in arrays]
+    by_kernel = splash_attention(*rounded, segments, interpret=True)
+    assert by_kernel.dtype == jnp.bfloat16
+    errors = [
+        np.abs(np.asarray(out, np.float32) - exact).mean() for out in (by_kernel, causal_attention(*rounded, segments))
+    ]
+    assert errors[0] < 1.5 * errors[1]
+
+
 def test_rows_are_cut_into_blocks_where_they_can_be():
     assert fits_blocks(4096)
     assert fits_blocks(384, parts=3)

@@ -34,3 +34,10 @@ def test_where_tokens_teach_their_likeness_stands_in_the_teachers_place(prepared
     assert isinstance(merged, TokenSimilarity)
     # The layers are not there, only the embedding.
     assert max(leaf.ndim for leaf in jax.tree.leaves(models.teacher_params)) == 2
+
+
+def test_attention_is_computed_as_the_config_says(prepared):
+    models, state, _ = prepared(training={"steps": 2, "batch_size": 8, "attention": "xla"})
+    teacher = nnx.merge(models.teacher_graph, models.teacher_params)
+    student = nnx.merge(models.student_graph, state.params, *models.student_frozen)
+    assert [model.layers.attention.kernel for model in (teacher, student)] == ["xla", "xla"]
