@@ -67,13 +67,7 @@ def make_cache(config: Config, directory: Path, *, console: Console) -> Manifest
     with turn_on_this_host(config.cache_dir):
         fetch_model(config.teacher.model, cache_dir=config.cache_dir, report=report)
         examples = open_source(config.data.source, split=config.data.train_split, cache_dir=config.cache_dir)
-    teacher = load_teacher(
-        config.teacher,
-        attention=config.training.attention,
-        cache_dir=config.cache_dir,
-        place=placing_on(mesh),
-        report=report,
-    )
+    teacher = load_teacher(config, place=placing_on(mesh), report=report)
     if config.teacher.quantize is not None:
         quantize_in_place(teacher.model, config.teacher.quantize, place=placing_on(mesh))
     form = Template(config.data.template, teacher.tokenizer)

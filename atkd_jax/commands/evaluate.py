@@ -100,9 +100,7 @@ class _Subjects(NamedTuple):
 
 
 def _load(options: EvaluateOptions, config: Config, console: Console) -> _Subjects:
-    teacher = load_teacher(
-        config.teacher, attention=config.training.attention, cache_dir=config.cache_dir, report=console.print
-    )
+    teacher = load_teacher(config, report=console.print)
     students, step = _students(config, teacher, with_run=options.run, after_only=options.after_only)
     mesh = make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
     models = {name: placed_model(model, mesh) for name, model in {TEACHER: teacher.model, **students}.items()}

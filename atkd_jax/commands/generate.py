@@ -110,9 +110,7 @@ def _writer(options: GenerateOptions, mesh: Mesh | None) -> _Writer:
     config = options.settings
     place = on_one_device if mesh is None else placing_on(mesh)
     if options.model == "teacher":
-        teacher = load_teacher(
-            config.teacher, attention=config.training.attention, cache_dir=config.cache_dir, place=place, report=_report
-        )
+        teacher = load_teacher(config, place=place, report=_report)
         return _Writer(teacher.model, teacher.tokenizer, f"teacher {config.teacher.model} {config.teacher.dtype}")
     directory = fetch_model(config.teacher.model, cache_dir=config.cache_dir, report=_report)
     student, step = read_trained_student(config, teacher_directory=directory)

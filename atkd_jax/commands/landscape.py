@@ -83,13 +83,7 @@ def _landscapes(config: Config, directory: str | None, label: str, console: Cons
 def _student(config: Config, directory: str | None, console: Console, mesh: jax.sharding.Mesh) -> tuple[Decoder, Any]:
     if directory is not None:
         own = config.teacher.model_copy(update={"model": directory, "dtype": config.training.dtype})
-        loaded = load_teacher(
-            own,
-            attention=config.training.attention,
-            cache_dir=config.cache_dir,
-            place=placing_on(mesh),
-            report=console.print,
-        )
+        loaded = load_teacher(config, teacher=own, place=placing_on(mesh), report=console.print)
         return loaded.model, loaded.tokenizer
     teacher = fetch_model(config.teacher.model, cache_dir=config.cache_dir, report=console.print)
     student, _ = read_trained_student(config, teacher_directory=teacher)

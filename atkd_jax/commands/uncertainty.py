@@ -43,13 +43,7 @@ def run(options: UncertaintyOptions) -> None:
 def _values(config: Config, name: str, console: Console):
     own = config.teacher.model_copy(update={"model": name})
     mesh = make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
-    teacher = load_teacher(
-        own,
-        attention=config.training.attention,
-        cache_dir=config.cache_dir,
-        place=placing_on(mesh),
-        report=console.print,
-    )
+    teacher = load_teacher(config, teacher=own, place=placing_on(mesh), report=console.print)
     examples = open_source(
         config.data.source, split=config.evaluation.split, cache_dir=config.cache_dir, report=console.print
     )

@@ -1,7 +1,6 @@
 """One configurable decoder; a family of models is a set of switches in its config, not a copy of its code."""
 
 from atkd_jax.models.adapters import TARGETS, add_adapters, merge_adapters, split_trained
-from atkd_jax.models.attention import AttentionKernel
 from atkd_jax.models.cache import KVCache
 from atkd_jax.models.config import DecoderConfig
 from atkd_jax.models.decoder import Decoder
@@ -28,7 +27,6 @@ from atkd_jax.models.token_similarity import TokenSimilarity
 __all__ = [
     "SIZES",
     "TARGETS",
-    "AttentionKernel",
     "Bits",
     "Decoder",
     "DecoderConfig",

@@ -81,11 +81,13 @@ def step_cost(
         holder = program.computations[run.computation]
         operands = [holder[name] for name in run.instruction.operands if name in holder]
         kernel = kernel_cost(run.instruction, operands, chip=chip)
-        own_flops = flops_of(program, run.instruction, holder)
-        own_bytes = traffic_of(program, run.instruction, holder)
-        estimated: float | None = estimated_cycles(run.instruction)
+        estimated: float | None
         if kernel is not None:
             own_flops, own_bytes, estimated = kernel
+        else:
+            own_flops = flops_of(program, run.instruction, holder)
+            own_bytes = traffic_of(program, run.instruction, holder)
+            estimated = estimated_cycles(run.instruction)
         if estimated is not None:
             # Arrays that a fusion reads only in part are counted whole where their text does not tell.
             own_bytes = min(own_bytes, estimated / chip.clock_hz * chip.hbm_bytes_per_second)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from transformers import PreTrainedTokenizerFast
 
-from atkd_jax.config import TeacherConfig
+from atkd_jax.config import Config, TeacherConfig
 from atkd_jax.interop import Place, fetch_model, load_model, load_tokenizer, on_one_device
-from atkd_jax.models import AttentionKernel, Decoder
+from atkd_jax.models import Decoder
 
 
 class LoadedTeacher(NamedTuple):
@@ -21,27 +21,26 @@ class LoadedTeacher(NamedTuple):
 
 
 def load_teacher(
-    config: TeacherConfig,
+    config: Config,
     *,
-    cache_dir: Path,
-    attention: AttentionKernel = "auto",
+    teacher: TeacherConfig | None = None,
     place: Place = on_one_device,
     report: Callable[[str], None] = print,
 ) -> LoadedTeacher:
     """Returns the teacher, fetched first if it is not in the cache.
 
     Args:
-        config: Which model, in which type.
-        cache_dir: Where fetched models are kept.
-        attention: Who computes its attention over whole rows; see `Decoder.attend_by`.
+        config: Which model in which type, who computes its attention, and where fetched models are kept.
+        teacher: In place of the config's own, where another model or type is asked for.
         place: Says where a weight, by its path and shape, lives.
         report: Is told, in a sentence, what takes time.
 
     Raises:
         InputError: if the model cannot be had or read.
     """
-    directory = fetch_model(config.model, cache_dir=cache_dir, report=report)
-    dtype = jnp.dtype(config.dtype)
+    teacher = config.teacher if teacher is None else teacher
+    directory = fetch_model(teacher.model, cache_dir=config.cache_dir, report=report)
+    dtype = jnp.dtype(teacher.dtype)
     model = load_model(directory, dtype=dtype, param_dtype=dtype, place=place)
-    model.attend_by(attention)
+    model.attend_by(config.training.attention)
     return LoadedTeacher(directory, model, load_tokenizer(directory))

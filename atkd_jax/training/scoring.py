@@ -165,13 +165,7 @@ def _decoder(config: Config, mesh: Mesh, console: Console) -> tuple[Decoder, Any
     """Returns the teacher before its fine-tuning, weights in float32 and arithmetic as the config has it."""
     trained = {"dtype": jnp.dtype(config.training.dtype), "remat": config.training.remat}
     as_stored = config.teacher.model_copy(update={"dtype": "float32"})
-    loaded = load_teacher(
-        as_stored,
-        attention=config.training.attention,
-        cache_dir=config.cache_dir,
-        place=placing_on(mesh),
-        report=console.print,
-    )
+    loaded = load_teacher(config, teacher=as_stored, place=placing_on(mesh), report=console.print)
     return prune_model(loaded.model, teacher_pruning(config, loaded.model.config), **trained), loaded.tokenizer
 
 

@@ -88,24 +88,12 @@ def open_teaching(config: Config, *, meshes: Meshes, report: Callable[[str], Non
     """
     place = placing_on(meshes.teacher)
     if config.teacher.cache is None:
-        return Teaching(
-            load_teacher(
-                config.teacher,
-                attention=config.training.attention,
-                cache_dir=config.cache_dir,
-                place=place,
-                report=report,
-            ),
-            None,
-        )
+        return Teaching(load_teacher(config, place=place, report=report), None)
     directory = fetch_model(config.teacher.model, cache_dir=config.cache_dir, report=report)
     tokenizer = load_tokenizer(directory)
     cached = _open_cache(config, meshes, directory=directory, tokenizer=tokenizer)
     if config.student.init == "prune":
-        loaded = load_teacher(
-            config.teacher, attention=config.training.attention, cache_dir=config.cache_dir, place=place, report=report
-        )
-        return Teaching(loaded, cached)
+        return Teaching(load_teacher(config, place=place, report=report), cached)
     shape = nnx.eval_shape(lambda: Decoder(read_config(directory), rngs=nnx.Rngs(0)))
     return Teaching(LoadedTeacher(directory, shape, tokenizer), cached)
 

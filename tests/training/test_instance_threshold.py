@@ -60,7 +60,7 @@ def whole(config):
 
 def measured(config, report=lambda _: None):
     meshes = make_meshes(**config.mesh.model_dump())
-    teacher = load_teacher(config.teacher, cache_dir=config.cache_dir, place=placing_on(meshes.teacher))
+    teacher = load_teacher(config, place=placing_on(meshes.teacher))
     return teacher, measured_threshold(config, teacher, meshes=meshes, report=report)
 
 

@@ -68,7 +68,7 @@ def test_the_teacher_writes_once_and_the_student_learns_from_it(config, tiny_tea
 
 def test_several_processes_are_told_to_let_one_write(config, monkeypatch):
     meshes = make_meshes()
-    teacher = load_teacher(config.teacher, cache_dir=config.cache_dir)
+    teacher = load_teacher(config)
     monkeypatch.setattr(teacher_text.jax, "process_count", lambda: 2)
     with pytest.raises(InputError, match=r"is written by one process, but 2 share this run; start it with one process"):
         write_teacher_text(config, teacher, meshes=meshes, report=print)
