@@ -10,14 +10,17 @@ import pytest
 class OpenAIServer:
     """Answers `POST` by `answer(path, body)`, after the faults that wait in `faults`, one a request.
 
-    A fault is a status, `(status, headers)`, `"hang up"`, `"half"` (the body breaks off) or `"html"`.
+    A fault is a status, `(status, headers)`, `"hang up"`, `"half"` (the body breaks off), `"html"` or `"silent"`
+    (nothing comes for `silence_seconds`).
     """
 
     def __init__(self):
         self.answer = lambda path, body: {"path": path, "echo": body}
         self.faults, self.requests, self.keys = [], [], []
+        self.silence_seconds = 2.0
         self.in_flight = self.most_in_flight = 0
         self.lock = threading.Lock()
+        self._closed = threading.Event()
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -53,7 +56,9 @@ class OpenAIServer:
                 self.in_flight -= 1
 
     def _respond(self, handler, body, fault):
-        if fault == "hang up":
+        if fault == "silent":
+            self._closed.wait(self.silence_seconds)
+        if fault in ("hang up", "silent"):
             handler.close_connection = True
             return
         status, headers = fault if isinstance(fault, tuple) else (fault if isinstance(fault, int) else 200, {})
@@ -70,6 +75,7 @@ class OpenAIServer:
         handler.close_connection = handler.close_connection or fault == "half"
 
     def close(self):
+        self._closed.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

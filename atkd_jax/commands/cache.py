@@ -37,6 +37,7 @@ from atkd_jax.teachers.extraction import make_extraction
 from atkd_jax.training.compiled_step import require_even_batch
 from atkd_jax.training.placement import placing_on
 from atkd_jax.training.shared_directory import turn_on_this_host
+from atkd_jax.training.teaching import require_servable
 
 
 def run(options: CacheOptions) -> None:
@@ -64,6 +65,7 @@ def make_cache(config: Config, directory: Path, *, console: Console) -> Manifest
     meshes = make_meshes(**config.mesh.model_dump())
     require_even_batch(config, meshes)
     mesh = meshes.teacher
+    require_servable(config, new_settings(config, source={}, vocab_size=0, width=0))
     with turn_on_this_host(config.cache_dir):
         fetch_model(config.teacher.model, cache_dir=config.cache_dir, report=report)
         examples = open_source(config.data.source, split=config.data.train_split, cache_dir=config.cache_dir)

@@ -12,7 +12,7 @@ import jax
 from atkd_jax import __version__
 from atkd_jax.config import Config
 from atkd_jax.data.cache_manifest import Manifest, finished_manifest, read_manifest, require_same_settings
-from atkd_jax.data.record_shards import ShardFacts
+from atkd_jax.data.record_shards import ShardFacts, written_facts
 from atkd_jax.errors import InputError
 from atkd_jax.sharding import gathered
 from atkd_jax.teachers.cache_settings import format_of
@@ -64,9 +64,10 @@ def begun(
 
 
 def is_whole(directory: Path, manifest: Manifest) -> bool:
-    """Returns whether every file of a cache is there."""
+    """Returns whether every file of a cache is there, and none is newer than what the manifest says of it."""
     shards = manifest.files(directory)
-    return manifest.is_complete and all(shards.is_finished(shard) for shard in range(shards.count))
+    paths = [shards.path(shard) for shard in range(shards.count)]
+    return manifest.is_complete and all(path.is_file() and written_facts(path) is None for path in paths)
 
 
 def ended(directory: Path, manifest: Manifest) -> Manifest:
@@ -92,7 +93,7 @@ def told(manifest: Manifest) -> str:
 
 
 def _require_new(directory: Path) -> None:
-    if directory.exists() and (not directory.is_dir() or any(directory.glob("*.journal"))):
+    if directory.exists() and (not directory.is_dir() or any(directory.glob("signal-*"))):
         raise InputError(
             f"teacher.cache {directory} must be a directory for a cache, but is a file or holds records without a "
             "manifest; name another one."

@@ -16,7 +16,7 @@ from atkd_jax.data.record_shards import ShardFacts, Shards, file_sha256, write_j
 from atkd_jax.errors import InputError
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _FINGERPRINTED_EXAMPLES = 64
 
 
@@ -25,9 +25,9 @@ class Manifest:
     """What is beside the shards, as JSON.
 
     Attributes:
-        settings: by dotted name, everything that the records depend on: the hash of the teacher's weights and that of
-            its tokenizer, the data's fingerprint, how text becomes rows, and what is kept of a token.
-        facts: what else is known, such as the teacher's name; nothing depends on it.
+        settings: by dotted name, everything that the records depend on: the hashes of the teacher's weights, its config
+            and its tokenizer, the data's fingerprint, how text becomes rows, and what is kept of a token.
+        facts: what else is known, such as the teacher's name, or follows from the settings' hashes, as its softcap.
         shards: of each file, once all are written.
         head: of the file with the teacher's head, where hidden states are kept.
         format_version: of the records.
@@ -87,19 +87,19 @@ def read_manifest(directory: Path) -> Manifest | None:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         version = content["format_version"]
-        if version != FORMAT_VERSION:
-            raise InputError(
-                f"{file} has format_version={version}, but this program reads format_version={FORMAT_VERSION}; make "
-                "the cache anew in another directory, or use the version of the program that made it."
-            )
-        shards = tuple(ShardFacts(**shard) for shard in content["shards"])
-        head = None if content["head"] is None else ShardFacts(**content["head"])
-        return Manifest(content["settings"], content["facts"], shards, head, version)
+        if version == FORMAT_VERSION:
+            shards = tuple(ShardFacts(**shard) for shard in content["shards"])
+            head = None if content["head"] is None else ShardFacts(**content["head"])
+            return Manifest(content["settings"], content["facts"], shards, head, version)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{file} must be a cache's manifest, but cannot be read ({error}); make the cache anew in another "
             "directory."
         ) from error
+    raise InputError(
+        f"{file} has format_version={version}, but this program reads format_version={FORMAT_VERSION}; make the cache "
+        "anew in another directory, or use the version of the program that made it."
+    )
 
 
 def complete_manifest(directory: Path) -> Manifest:

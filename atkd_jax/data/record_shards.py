@@ -6,6 +6,7 @@ file, in one rename.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -26,7 +27,7 @@ _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _HEADER = struct.Struct("<QII")
 _CHECKSUM = struct.Struct("<I")
 _FRAME = struct.Struct("<II")
-_OPEN_FILES = 64
+_OPEN_FILES = 512
 
 
 class Record(NamedTuple):
@@ -117,11 +118,23 @@ class ShardWriter:
     """Writes one shard's records, in the order of their examples, from where an earlier writer was stopped."""
 
     def __init__(self, shards: Shards, shard: int):
-        """Opens the journal; what a kill left half written at its end is cut off."""
+        """Opens the journal and keeps others from it; what a kill left half written at its end is cut off.
+
+        Raises:
+            InputError: another process writes it.
+        """
         self._shards, self._shard = shards, shard
         self._journal = shards.journal(shard)
-        self.done, end = journal_position(shards, shard)
         self._file = self._journal.open("ab")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise InputError(
+                f"{self._journal} is being written by another process; wait for it, or name another directory."
+            ) from None
+        # Counted only now, since its last owner may have written until a moment ago.
+        self.done, end = journal_position(shards, shard)
         self._file.truncate(end)
 
     def append(self, record: Record) -> None:
@@ -144,7 +157,7 @@ class ShardWriter:
 
     def finish(self) -> None:
         """Turns the full journal into an ArrayRecord file, with its facts beside it."""
-        self._file.close()
+        self._file.flush()
         path = self._shards.path(self._shard)
         growing = path.with_suffix(".growing")
         writer = ArrayRecordWriter(str(growing), _WRITER_OPTIONS)
@@ -159,6 +172,7 @@ class ShardWriter:
             os.fsync(file.fileno())
         growing.replace(path)
         self._journal.unlink()
+        self._file.close()
 
     def close(self) -> None:
         """Leaves the shard as it is."""
@@ -207,11 +221,11 @@ class RecordReader:
         return record
 
     def _reader(self, shard: int, path: Path) -> ArrayRecordReader:
-        if shard not in self._readers:
-            while len(self._readers) >= _OPEN_FILES:
-                self._readers.pop(next(iter(self._readers))).close()
-            self._readers[shard] = ArrayRecordReader(str(path), options=_READER_OPTIONS)
-        return self._readers[shard]
+        reader = self._readers.pop(shard, None) or ArrayRecordReader(str(path), options=_READER_OPTIONS)
+        self._readers[shard] = reader  # The last in the dictionary is the one that was read last.
+        while len(self._readers) > _OPEN_FILES:
+            self._readers.pop(next(iter(self._readers))).close()
+        return reader
 
     def close(self) -> None:
         """Closes the files."""

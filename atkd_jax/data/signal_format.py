@@ -33,9 +33,9 @@ _MOST_DRAWS = 255
 class SignalFormat:
     """Which numbers are kept of a token, besides those of `EXACT`, which are float32.
 
-    - `top_k`: the `k` likeliest ids, the logs of their probabilities to 2^-10, and the float32 log of the mass outside
-      of them; with `tail_draws`, so many draws with replacement besides, from the words that are neither those nor the
-      target, and the float32 mass of these words.
+    - `top_k`: the `k` likeliest ids, the logs of their probabilities to 2^-10, down to 64 below log UNC, and the
+      float32 log of the mass outside of them; with `tail_draws`, so many draws with replacement besides, from the words
+      that are neither those nor the target, and the float32 mass of these words.
     - `rest_sample`: `draws` draws with replacement from the distribution without the target, renormalised.
     - `hidden`: the state after the final norm, `width` numbers; as int8 with a float32 scale per token.
 
@@ -81,7 +81,7 @@ class SignalFormat:
             ids = np.asarray(arrays["ids"])
             parts += [np.asarray(arrays["log_rest_mass"], "<f4").tobytes()]
             parts += [pack_ids(np.maximum(ids, 0), self.vocab_size)]
-            parts += [pack_log_probs(np.where(ids < 0, -np.inf, arrays["log_probs"]))]
+            parts += [pack_log_probs(np.where(ids < 0, -np.inf, arrays["log_probs"] - _offset(arrays)))]
             if self.tail_draws:
                 parts += self._tail_bytes(arrays["tail_ids"], np.asarray(arrays["tail_weights"], np.float64))
         elif self.kind == "rest_sample":
@@ -110,7 +110,7 @@ class SignalFormat:
             ids = unpack_ids(bytes_left.take(id_bytes(count, self.vocab_size)), count, self.vocab_size)
             log_probs = unpack_log_probs(bytes_left.take(2 * count), count).reshape(shape)
             arrays["ids"] = np.where(np.isneginf(log_probs), -1, ids.reshape(shape)).astype(np.int32)
-            arrays["log_probs"] = _settled(arrays, log_probs, targets)
+            arrays["log_probs"] = _settled(arrays, log_probs + _offset(arrays), targets)
             if self.tail_draws:
                 mass = bytes_left.array("<f4", (tokens,))
                 arrays["tail_ids"], counts = self._drawn(bytes_left, tokens, self.tail_draws)
@@ -165,6 +165,12 @@ class _Bytes:
     def array(self, dtype: np.dtype | type | str, shape: tuple[int, ...]) -> np.ndarray:
         dtype = np.dtype(dtype)
         return np.frombuffer(self.take(int(np.prod(shape)) * dtype.itemsize), dtype).reshape(shape)
+
+
+def _offset(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns log UNC, which no word but the target exceeds: beside it a sure teacher's words are told apart, too."""
+    log_uncertainty = np.asarray(arrays["log_uncertainty"], np.float64)[:, None]
+    return np.where(np.isfinite(log_uncertainty), log_uncertainty, 0.0)
 
 
 def _settled(arrays: Arrays, log_probs: np.ndarray, targets: np.ndarray) -> np.ndarray:

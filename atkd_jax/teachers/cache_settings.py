@@ -11,7 +11,7 @@ from atkd_jax.config import Config
 from atkd_jax.data.cache_manifest import Manifest, complete_manifest, data_fingerprint, require_same_settings
 from atkd_jax.data.encoding import EncodedExamples
 from atkd_jax.data.signal_format import SignalFormat
-from atkd_jax.interop import tokenizer_sha256, weights_sha256
+from atkd_jax.interop import config_sha256, tokenizer_sha256, weights_sha256
 from atkd_jax.sharding import gathered
 
 # What is written where the config leaves it open.
@@ -40,7 +40,8 @@ def new_settings(config: Config, *, source: dict[str, Any], vocab_size: int, wid
 def source_settings(config: Config, *, directory: Path, tokenizer: Any, encoded: EncodedExamples) -> dict[str, Any]:
     """Returns, by dotted name, what a cache's records depend on besides what is kept of each token.
 
-    Every process must call it.
+    Every process must call it. Where the teacher's weights are not there, which who reads a cache does not need,
+    nothing is said of them.
 
     Args:
         config: The run.
@@ -49,14 +50,17 @@ def source_settings(config: Config, *, directory: Path, tokenizer: Any, encoded:
         encoded: The run's examples.
     """
     served = config.teacher.endpoint_options.model or config.teacher.model
+    weights = {}
     if config.teacher.endpoint is not None:
         # Nobody here has seen its weights.
-        weights = f"served as {served}"
+        weights["teacher.weights"] = f"served as {served}"
     else:
         # One process reads the weights for all.
-        weights = gathered(weights_sha256(directory) if jax.process_index() == 0 else None)[0]
-    return {
-        "teacher.weights": weights,
+        own = _weights_here(config, directory) if jax.process_index() == 0 else None
+        if (found := gathered(own)[0]) is not None:
+            weights["teacher.weights"] = found
+    return weights | {
+        "teacher.config": config_sha256(directory),
         "teacher.dtype": config.teacher.dtype,
         "teacher.quantize": config.teacher.quantize,
         "teacher.tokenizer": tokenizer_sha256(tokenizer),
@@ -94,6 +98,12 @@ def require_wanted(config: Config, directory: Path, source: dict[str, Any]) -> M
         wanted["objective.temperature"] = config.objective.temperature
     require_same_settings(directory, manifest, wanted)
     return manifest
+
+
+def _weights_here(config: Config, directory: Path) -> str | None:
+    if not any(directory.glob("*.safetensors")):
+        return None
+    return weights_sha256(directory, memory=config.cache_dir.expanduser() / "hashes")
 
 
 def _or(value: Any, default: Any) -> Any:

@@ -15,6 +15,8 @@ from atkd_jax.interop.openai_client import EndpointError, OpenAIClient
 from atkd_jax.teachers.endpoint_answers import APIS, LogProbs
 
 Arrays = dict[str, np.ndarray]
+# How far from 1 a server's arithmetic may leave a sum.
+_SUM_SLACK = 1e-2
 # What float32 log probabilities cannot tell from nothing, beside a sum of 1.
 _HAIR = 2.0**-24
 _PROBES = (
@@ -123,7 +125,11 @@ def top_k_arrays(found: list[LogProbs], targets: np.ndarray, *, k: int, vocab_si
     Returns:
         float32 target_log_prob, log_uncertainty, rest_entropy and log_rest_mass `[tokens]`, int32 ids and float32
         log_probs `[tokens, k]`, by falling probability.
+
+    Raises:
+        InputError: the numbers are no log probabilities, such as logits.
     """
+    _require_probabilities(found)
     count = len(found)
     ids, log_probs = np.full((count, k), -1, np.int32), np.full((count, k), -np.inf)
     of_target = np.array([entries[int(target)] for entries, target in zip(found, targets, strict=True)], np.float64)
@@ -147,3 +153,15 @@ def top_k_arrays(found: list[LogProbs], targets: np.ndarray, *, k: int, vocab_si
     exact = {"target_log_prob": of_target, "log_uncertainty": np.log(uncertainty), "rest_entropy": entropy}
     exact |= {"log_rest_mass": np.log(np.minimum(outside, 1.0)), "log_probs": log_probs}
     return {name: array.astype(np.float32) for name, array in exact.items()} | {"ids": ids}
+
+
+def _require_probabilities(found: list[LogProbs]) -> None:
+    for place, entries in enumerate(found):
+        values = np.array([*entries.values()], np.float64)
+        total = np.exp(np.minimum(values, 1.0)).sum()
+        if not (values <= _SUM_SLACK).all() or not total <= 1 + _SUM_SLACK:
+            raise InputError(
+                f"teacher.endpoint must give log probabilities at temperature 1, but at target {place} has "
+                f"{values.max():.4g} as the largest of {len(values)} whose probabilities add up to {total:.4g}; let "
+                "the server give raw log probabilities (vLLM: --logprobs-mode raw_logprobs)."
+            )

@@ -18,6 +18,9 @@ _MAY_CHANGE = {
     "mesh",
     "profile",
     "distributed",
+    "teacher.cache",  # What is in it decides, and the data position names that.
+    "teacher.endpoint",
+    "teacher.endpoint_options",
     "training.steps",
     "training.microbatches",
     "training.remat",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ from atkd_jax.data import Template, open_source
 from atkd_jax.data.cached_signals import CachedSignals
 from atkd_jax.data.encoding import EncodedExamples
 from atkd_jax.errors import InputError
-from atkd_jax.interop import fetch_model, load_tokenizer, read_config
+from atkd_jax.interop import fetch_description, fetch_model, load_tokenizer, read_config
 from atkd_jax.models import Decoder, TokenSimilarity
 from atkd_jax.objectives import make_objective
 from atkd_jax.sharding import Meshes, parameter_sharding, spread
@@ -89,10 +89,12 @@ def open_teaching(config: Config, *, meshes: Meshes, report: Callable[[str], Non
     place = placing_on(meshes.teacher)
     if config.teacher.cache is None:
         return Teaching(load_teacher(config, place=place, report=report), None)
-    directory = fetch_model(config.teacher.model, cache_dir=config.cache_dir, report=report)
+    is_pruned = config.student.init == "prune"
+    fetch = fetch_model if is_pruned else fetch_description
+    directory = fetch(config.teacher.model, cache_dir=config.cache_dir, report=report)
     tokenizer = load_tokenizer(directory)
     cached = _open_cache(config, meshes, directory=directory, tokenizer=tokenizer)
-    if config.student.init == "prune":
+    if is_pruned:
         return Teaching(load_teacher(config, place=place, report=report), cached)
     shape = nnx.eval_shape(lambda: Decoder(read_config(directory), rngs=nnx.Rngs(0)))
     return Teaching(LoadedTeacher(directory, shape, tokenizer), cached)
@@ -111,8 +113,8 @@ def _open_cache(config: Config, meshes: Meshes, *, directory: Any, tokenizer: An
     )
     source = source_settings(config, directory=directory, tokenizer=tokenizer, encoded=encoded)
     manifest = require_wanted(config, cache, source)
+    require_servable(config, manifest.settings)
     teacher = cached_teacher(manifest)
-    _require_form(config, teacher)
     params = {}
     if teacher.form.kind == "hidden":
         head = read_head(cache, manifest)
@@ -121,10 +123,24 @@ def _open_cache(config: Config, meshes: Meshes, *, directory: Any, tokenizer: An
     return Cached(teacher, params, lambda: cached_signals(cache, manifest), manifest.digest)
 
 
-def _require_form(config: Config, teacher: CachedTeacher) -> None:
-    """Refuses an objective that cannot be had from the kind of signal that the cache holds."""
-    form = teacher.form
-    kind = "top_k_tail" if form.kind == "top_k" and form.tail_draws else form.kind
+def require_servable(config: Config, settings: Mapping[str, Any]) -> None:
+    """Refuses a run that a cache of these settings cannot teach.
+
+    Args:
+        config: The run.
+        settings: What `new_settings` gives, or a manifest has.
+
+    Raises:
+        InputError: the objective, or its temperature, needs more than is kept.
+    """
+    kind = "top_k_tail" if settings.get("cache.tail_draws") else settings["cache.kind"]
+    temperature = config.objective.temperature
+    if settings["objective.temperature"] not in (None, temperature):
+        raise InputError(
+            f"objective.temperature={temperature} cannot be learned from teacher.cache {config.teacher.cache}, whose "
+            f"kind is {kind} and keeps probabilities at temperature 1; leave it at 1, or write a cache of cache.kind "
+            "hidden."
+        )
     objective = make_objective(config.objective)
     try:
         losses.sparse_form(loss=objective.divergence.name, kind=kind)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shutil
@@ -12,8 +13,9 @@ import pytest
 
 from atkd_jax.commands.main import main
 from atkd_jax.data.cache_manifest import read_manifest
-from atkd_jax.data.record_shards import RecordReader
+from atkd_jax.data.record_shards import RecordReader, ShardWriter, write_json
 from atkd_jax.interop import load_tokenizer
+from atkd_jax.training.metrics import read_metrics
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = 40
@@ -62,7 +64,7 @@ def test_a_cache_says_where_it_comes_from(whole, tiny_teacher_directory):
     assert manifest.tokens == sum(record.counted_tokens for record in records(whole)) > 500
     assert {path.name for path in whole.iterdir()} == {"manifest.json", *(shard.file for shard in manifest.shards)}
     settings = dict(manifest.settings)
-    for name in ("teacher.weights", "teacher.tokenizer", "data.fingerprint"):
+    for name in ("teacher.weights", "teacher.config", "teacher.tokenizer", "data.fingerprint"):
         assert len(settings.pop(name)) == 64
     assert settings == {
         "teacher.dtype": "float32",
@@ -128,6 +130,19 @@ def test_a_directory_is_needed(given, capsys):
     assert "teacher.cache must name the directory" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--objective.temperature=2"], "whose kind is top_k and keeps probabilities at temperature 1; leave it at 1"),
+        (["--objective.name=reverse_kl", "--cache.kind=rest_sample"], "objective.name=reverse_kl cannot be learned"),
+    ],
+)
+def test_a_cache_that_its_own_run_cannot_read_is_not_begun(given, tmp_path, changes, message, capsys):
+    assert main(["cache", *given, f"--teacher.cache={tmp_path / 'cache'}", *changes]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_killed_writer_is_gone_on_with_to_the_same_records(whole, given, tmp_path):
     directory = tmp_path / "cache"
     words = [sys.executable, "launch.py", "cache", *given, f"--teacher.cache={directory}"]
@@ -136,6 +151,7 @@ def test_a_killed_writer_is_gone_on_with_to_the_same_records(whole, given, tmp_p
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert not read_manifest(directory).is_complete
     assert main(["cache", *given, f"--teacher.cache={directory}"]) == 0
     for ours, theirs in zip(records(directory), records(whole), strict=True):
         assert ours[:3] == theirs[:3]
@@ -154,4 +170,41 @@ def test_processes_write_shards_of_their_own_to_the_same_cache(whole, given, tmp
         # The exact numbers come first in a payload.
         exact = [np.frombuffer(each.payload, "<f4", 3 * each.counted_tokens) for each in (ours, theirs)]
         np.testing.assert_allclose(*exact, rtol=1e-4, atol=1e-5)
+    assert main(["cache", f"--teacher.cache={directory}", "--verify"]) == 0
+
+
+@pytest.mark.slow
+def test_processes_learn_from_a_cache_what_one_learns(whole, given, tmp_path):
+    own = ["--student.layers=2", "--training.steps=3", "--optimizer.eps=1e-2", f"--teacher.cache={whole}"]
+    losses = []
+    for name, before in {"one": [], "two": ["local", "--processes=2"]}.items():
+        run = tmp_path / name
+        words = [sys.executable, "launch.py", *before, "train", *given, *own, f"--run_dir={run}"]
+        subprocess.run(words, cwd=ROOT, check=True, capture_output=True, timeout=300)
+        losses.append([line["loss"] for line in read_metrics(run) if "loss" in line])
+    assert len(losses[0]) == 3
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_with_what_one_began(whole, given, tmp_path):
+    directory = tmp_path / "cache"
+    shutil.copytree(whole, directory)
+    manifest = read_manifest(directory)
+    dataclasses.replace(manifest, shards=()).write(directory)
+    shards = manifest.files(directory)
+    # As a kill leaves it: a file that is whole, one of which there is a beginning, and one that is not begun.
+    begun = ShardWriter(shards, 1)
+    for number in list(shards.examples_of(1))[:5]:
+        begun.append(records(whole)[number])
+    begun.close()
+    for shard in (1, 2):
+        shards.path(shard).unlink()
+    facts = manifest.shards[0]
+    write_json(shards.path(0).with_suffix(".json"), dataclasses.asdict(facts))
+    words = [sys.executable, "launch.py", "local", "--processes=2", "cache", *given, f"--teacher.cache={directory}"]
+    subprocess.run(words, cwd=ROOT, check=True, capture_output=True, timeout=300)
+    assert read_manifest(directory).shards[0] == facts
+    for ours, theirs in zip(records(directory), records(whole), strict=True):
+        assert ours[:3] == theirs[:3]
     assert main(["cache", f"--teacher.cache={directory}", "--verify"]) == 0

@@ -4,6 +4,7 @@ import pytest
 
 from atkd_jax.commands.cache_files import begun, ended, is_whole, told
 from atkd_jax.config import Config
+from atkd_jax.data.cache_manifest import verify_shards
 from atkd_jax.data.record_shards import Record, ShardWriter
 from atkd_jax.errors import InputError
 
@@ -38,3 +39,29 @@ def test_another_cache_and_a_file_are_left_alone(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="must be a directory for a cache, but is a file"):
         begin(tmp_path / "file")
+
+
+def test_records_without_a_manifest_are_not_adopted(tmp_path):
+    manifest = begin(tmp_path)
+    writer = ShardWriter(manifest.files(tmp_path), 1)
+    writer.append(Record(2, 1, 4, b"known"))
+    writer.finish()
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(InputError, match="holds records without a manifest"):
+        begin(tmp_path)
+
+
+def test_a_file_that_was_made_again_just_before_a_kill_is_taken_up(tmp_path):
+    manifest = begin(tmp_path)
+    for round_ in ("first", "second one"):
+        for shard in range(2):
+            writer = ShardWriter(manifest.files(tmp_path), shard)
+            for number in manifest.files(tmp_path).examples_of(shard):
+                writer.append(Record(number, 1, 4, round_.encode()))
+            writer.finish()
+        if round_ == "first":
+            manifest = ended(tmp_path, manifest)
+            assert is_whole(tmp_path, manifest)
+    assert not is_whole(tmp_path, begin(tmp_path))
+    verify_shards(tmp_path, ended(tmp_path, begin(tmp_path)))
+    assert is_whole(tmp_path, begin(tmp_path))

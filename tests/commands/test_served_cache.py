@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from served_model import ServedModel
 
+from atkd_jax.commands import served_cache
 from atkd_jax.commands.main import main
+from atkd_jax.config import TeacherConfig
 from atkd_jax.data.cache_manifest import read_manifest
 from atkd_jax.data.record_shards import RecordReader
 from atkd_jax.interop import load_tokenizer
@@ -64,8 +66,9 @@ def test_a_cache_is_written_whatever_fails(server, given, tmp_path, capsys, monk
     keyed = ["--teacher.endpoint_options.key_variable=BIG_KEY", "--teacher.endpoint_options.attempts=20"]
     plain, failing = tmp_path / "plain", tmp_path / "failing"
     assert main(["cache", *words(server, given, plain)]) == 0
-    server.faults = [429, "half", 500, "hang up", "html", 503]
-    assert main(["cache", *words(server, given, failing, *keyed)]) == 0
+    server.faults = [429, "half", "silent", 500, "hang up", "html", 503]
+    hasty = "--teacher.endpoint_options.timeout_seconds=0.5"
+    assert main(["cache", *words(server, given, failing, hasty, *keyed)]) == 0
     assert server.keys[-1] == "Bearer sk-1"
     assert "is whole: top_k of" in capsys.readouterr().out
     assert not server.faults
@@ -118,6 +121,7 @@ def verified(directory, capsys):
     ("more", "message"),
     [
         (["--cache.kind=hidden"], "teacher.endpoint gives likeliest words alone, but cache.kind=hidden"),
+        (["--objective.temperature=2"], "objective.temperature=2.0 cannot be learned from teacher.cache"),
         (["--cache.tail_draws=4"], "and cache.tail_draws=4 ask for more of its distribution"),
         (["--teacher.endpoint_options.key_variable=NOT_SET"], "the environment variable NOT_SET must hold the API key"),
     ],
@@ -131,3 +135,16 @@ def test_another_tokenizer_is_refused(server, given, tmp_path, capsys):
     server.model.tokenize = lambda text: [5]
     assert main(["cache", *words(server, given, tmp_path / "cache")]) == 2
     assert "teacher.endpoint must have the tokenizer of teacher.model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("processes", "options", "share"),
+    [
+        (1, {}, (8, None)),
+        (4, {"requests_per_second": 2.0}, (2, 0.5)),
+        (3, {"in_flight": 2, "requests_per_second": 9.0}, (1, 3.0)),
+    ],
+)
+def test_processes_share_what_a_server_is_asked(processes, options, share, monkeypatch):
+    monkeypatch.setattr(served_cache.jax, "process_count", lambda: processes)
+    assert served_cache.own_limits(TeacherConfig.model_validate({"endpoint_options": options})) == share

@@ -5,6 +5,7 @@ import pytest
 
 from atkd_jax.data import Example, Template
 from atkd_jax.data.cache_manifest import (
+    FORMAT_VERSION,
     MANIFEST_NAME,
     Manifest,
     complete_manifest,
@@ -71,12 +72,12 @@ def test_every_field_that_differs_is_named_with_both_values(cache):
 
 def test_another_version_is_refused_with_both_numbers(cache):
     dataclasses.replace(complete_manifest(cache), format_version=9).write(cache)
-    with pytest.raises(InputError, match=r"has format_version=9, but this program reads format_version=1; make"):
+    with pytest.raises(InputError, match=r"has format_version=9, but this program reads format_version=2; make"):
         read_manifest(cache)
 
 
 def test_a_manifest_that_is_no_manifest_is_refused(cache):
-    (cache / MANIFEST_NAME).write_text(json.dumps({"format_version": 1}))
+    (cache / MANIFEST_NAME).write_text(json.dumps({"format_version": FORMAT_VERSION}))
     with pytest.raises(InputError, match=r"must be a cache's manifest, but cannot be read \('shards'\)"):
         read_manifest(cache)
 

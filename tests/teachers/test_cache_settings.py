@@ -7,7 +7,7 @@ from atkd_jax.data.encoding import EncodedExamples
 from atkd_jax.data.record_shards import Record, ShardWriter
 from atkd_jax.data.signal_format import SignalFormat
 from atkd_jax.errors import InputError
-from atkd_jax.interop import load_tokenizer, weights_sha256
+from atkd_jax.interop import config_sha256, load_tokenizer, weights_sha256
 from atkd_jax.teachers.cache_settings import format_of, new_settings, require_wanted, source_settings
 
 
@@ -53,6 +53,7 @@ def test_settings_hold_what_the_kind_needs_and_give_its_format(source, cache, fo
 def test_the_source_is_told_by_hashes(source, tiny_teacher_directory):
     found = source(Config())
     assert found["teacher.weights"] == weights_sha256(tiny_teacher_directory)
+    assert found["teacher.config"] == config_sha256(tiny_teacher_directory)
     plain = source(Config.model_validate({"data": {"template": "plain"}}))
     assert {name for name in found if found[name] != plain[name]} == {"data.template", "data.fingerprint"}
 
@@ -89,6 +90,6 @@ def test_hidden_states_serve_any_temperature(source, tmp_path):
 
 def test_other_weights_and_another_tokenizer_are_refused_with_both_hashes(source, tmp_path):
     directory = whole_cache(tmp_path, settings_of(source))
-    for name in ("teacher.weights", "teacher.tokenizer"):
+    for name in ("teacher.weights", "teacher.config", "teacher.tokenizer", "data.fingerprint"):
         with pytest.raises(InputError, match=rf'{name} was "[0-9a-f]{{64}}" when it was made and is "0000" now'):
             require_wanted(Config(), directory, source(Config()) | {name: "0000"})

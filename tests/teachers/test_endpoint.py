@@ -168,3 +168,17 @@ def test_words_beyond_the_vocabulary_are_among_the_others():
     arrays = top_k_arrays(found, np.array([1]), k=3, vocab_size=10)
     np.testing.assert_array_equal(arrays["ids"], [[3, 1, -1]])
     np.testing.assert_allclose(np.exp(arrays["log_rest_mass"]), [0.6], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({0: 7.5, 3: 2.0}, "has 7.5 as the largest of 2"),
+        ({0: -0.1, 3: -0.2}, r"whose probabilities add up to 1\.72"),
+        ({0: -0.1, 3: float("nan")}, "as the largest of 2"),
+    ],
+)
+def test_numbers_that_are_no_log_probabilities_are_refused(entries, message):
+    whole = {0: -0.5, 3: -1.5}
+    with pytest.raises(InputError, match=f"must give log probabilities at temperature 1, but at target 1 .*{message}"):
+        top_k_arrays([whole, entries], np.array([0, 0]), k=2, vocab_size=10)

@@ -24,8 +24,9 @@ def encoded(count=11):
     return found
 
 
-def write(server, directory, *, attempts=6, **options):
-    client = OpenAIClient(server.url.removesuffix("/v1"), sleep=lambda _: None, timeout_seconds=5.0, attempts=attempts)
+def write(server, directory, *, attempts=6, timeout_seconds=5.0, **options):
+    limits = {"attempts": attempts, "timeout_seconds": timeout_seconds}
+    client = OpenAIClient(server.url.removesuffix("/v1"), sleep=lambda _: None, **limits)
     teacher = EndpointTeacher(client, api="vllm", model="served", k=3, vocab_size=10, in_flight=3)
     directory.mkdir(exist_ok=True)
     shards = Shards(directory, 11, 4)
@@ -64,8 +65,8 @@ def test_records_hold_what_the_server_said(server, tmp_path):
 
 def test_faults_change_no_byte(server, tmp_path):
     plain, _ = write(server, tmp_path / "plain")
-    server.faults = [429, "half", 500, "hang up", (503, {"Retry-After": "0"}), "html"] * 2
-    failing, _ = write(server, tmp_path / "failing", attempts=20)
+    server.faults = [429, "half", 500, "hang up", "silent", (503, {"Retry-After": "0"}), "html"] * 2
+    failing, _ = write(server, tmp_path / "failing", attempts=20, timeout_seconds=0.5)
     assert records(failing) == records(plain)
     assert not server.faults
 

@@ -14,6 +14,7 @@ def test_what_does_not_change_the_numbers_may_change():
         {
             "run_dir": "elsewhere",
             "mesh": {"fsdp": 2},
+            "teacher": {"cache": "moved", "endpoint": "http://elsewhere/v1", "endpoint_options": {"in_flight": 2}},
             "training": {"steps": 7, "microbatches": 2, "remat": "full", "chunk_tokens": 5},
             "evaluation": {"samples": 0},
         }

@@ -47,6 +47,7 @@ def caches(make, tmp_path_factory):
     root, found = tmp_path_factory.mktemp("caches"), {}
     kinds = {
         "float32": {"kind": "hidden", "hidden_type": "float32"},
+        "bfloat16": {"kind": "hidden"},
         "int8": {"kind": "hidden", "hidden_type": "int8"},
         "all": {"kind": "top_k", "k": 256},
         "few": {"kind": "top_k", "k": 4, "tail_draws": 8},
@@ -72,6 +73,16 @@ def live(make, tmp_path_factory):
     return losses_of(make(tmp_path_factory.mktemp("live") / "run"))
 
 
+def first_line(config):
+    train(config, console=quiet())
+    return read_metrics(config.run_dir)[0]
+
+
+@pytest.fixture(scope="module")
+def live_first(make, tmp_path_factory):
+    return first_line(make(tmp_path_factory.mktemp("live") / "run", training={"steps": 1}))
+
+
 @pytest.fixture
 def counted(monkeypatch):
     """What runs were said to cost: the arguments of `step_costs`."""
@@ -93,8 +104,9 @@ def test_from_float32_hidden_states_training_is_that_of_the_live_teacher(make, c
 
 
 @pytest.mark.slow
-def test_from_int8_hidden_states_it_is_so_to_their_rounding(make, caches, live, tmp_path):
-    found = losses_of(make(tmp_path / "run", caches("int8")))
+@pytest.mark.parametrize("hidden_type", ["bfloat16", "int8"])
+def test_from_narrow_hidden_states_it_is_so_to_their_rounding(make, caches, live, hidden_type, tmp_path):
+    found = losses_of(make(tmp_path / "run", caches(hidden_type)))
     np.testing.assert_allclose(found, live, rtol=0.02)
     assert not np.array_equal(found, live)
 
@@ -103,6 +115,14 @@ def test_from_int8_hidden_states_it_is_so_to_their_rounding(make, caches, live, 
 def test_with_nearly_all_words_kept_training_is_that_of_the_live_teacher(make, caches, live, tmp_path):
     # 45 of 301 words are not kept, and probabilities are kept to a thousandth.
     np.testing.assert_allclose(losses_of(make(tmp_path / "run", caches("all"))), live, rtol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["few", pytest.param("rest", marks=pytest.mark.slow)])
+def test_the_gate_and_the_target_part_are_those_of_the_live_teacher(make, caches, live_first, kind, tmp_path):
+    found = first_line(make(tmp_path / "run", caches(kind), training={"steps": 1}))
+    exact = ("counted_tokens", "easy_share", "uncertainty_threshold", "uncertainty_easy", "uncertainty_hard")
+    for name in (*exact, "target_kd_easy", "target_kd_hard"):
+        np.testing.assert_allclose(found[name], live_first[name], rtol=2e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -165,13 +185,24 @@ def test_no_weights_of_the_teacher_are_in_memory_when_the_student_begins_to_lear
 
 
 @pytest.mark.slow
-def test_a_student_that_is_not_cut_from_the_teacher_needs_none_of_its_weights(make, caches, tmp_path, monkeypatch):
+def test_a_student_that_is_not_cut_from_the_teacher_needs_none_of_its_weights(
+    make, caches, tiny_teacher_directory, tmp_path, monkeypatch
+):
     def refuse(*_, **__):
         raise AssertionError("the teacher was loaded")
 
     monkeypatch.setattr("atkd_jax.training.teaching.load_teacher", refuse)
-    config = make(tmp_path / "run", caches("float32"), student={"init": "scratch", "size": "0.3m", "layers": None})
-    assert np.isfinite(losses_of(config)).all()
+    own = {"init": "scratch", "size": "0.3m", "layers": None}
+    # Nor need they be there.
+    described = shutil.copytree(
+        tiny_teacher_directory, tmp_path / "teacher", ignore=shutil.ignore_patterns("*.safetensors")
+    )
+    cache = caches("float32")
+    here, absent = (
+        losses_of(make(tmp_path / name, student=own, teacher={"model": str(model), "cache": cache}))
+        for name, model in {"here": tiny_teacher_directory, "absent": described}.items()
+    )
+    np.testing.assert_array_equal(here, absent)
 
 
 @pytest.mark.parametrize(
