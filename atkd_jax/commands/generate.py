@@ -13,9 +13,9 @@ from atkd_jax.commands.progress_line import progress_line
 from atkd_jax.commands.student import read_trained_student
 from atkd_jax.commands.verbs import GenerateOptions
 from atkd_jax.config import Config
-from atkd_jax.data import open_source, read_prompts, write_answers
+from atkd_jax.data import Answer, open_source, read_prompts, write_answers
 from atkd_jax.errors import InputError
-from atkd_jax.evaluation import answer
+from atkd_jax.generation import written_answers
 from atkd_jax.interop import fetch_model, load_tokenizer, on_one_device
 from atkd_jax.models import Decoder, logical_axes
 from atkd_jax.sharding import make_mesh, parameter_shardings, spread
@@ -47,13 +47,13 @@ def run(options: GenerateOptions) -> None:
         "stop_strings": options.stop,
     }
 
-    def answers(group: Sequence[str], numbers: Sequence[int], **more: Any) -> list[str]:
+    def answers(group: Sequence[str], numbers: Sequence[int], **more: Any) -> list[Answer]:
         seed, template = config.seed, config.data.template
         settings_of_all = {"key": jax.random.key(seed), "numbers": numbers, "mesh": mesh, **settings, **more}
-        return answer(writer.model, group, writer.tokenizer, template=template, **settings_of_all)
+        return written_answers(writer.model, group, writer.tokenizer, template=template, **settings_of_all)
 
     if options.out is None:
-        print(*answers(prompts, [0]))
+        print(answers(prompts, [0])[0].text)
         return
     rows = min(options.batch_size, len(prompts))
     with progress_line(Console(stderr=True), "answered", total=len(prompts)) as on_progress:

@@ -5,7 +5,7 @@
 """
 
 from atkd_jax.data.answers import Answers, hashed_tokens, load_answers
-from atkd_jax.data.answers_file import write_answers
+from atkd_jax.data.answers_file import Answer, write_answers
 from atkd_jax.data.array_batches import ArrayBatches
 from atkd_jax.data.counts import Counts
 from atkd_jax.data.evaluation_batches import EvaluationBatches, evaluation_batches
@@ -19,6 +19,7 @@ from atkd_jax.data.templates import Template, render_prompt
 from atkd_jax.data.training_batches import TrainingBatches, merge_states, training_batches
 
 __all__ = [
+    "Answer",
     "Answers",
     "ArrayBatches",
     "Counts",

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from atkd_jax.data.jsonl import text_lines
 from atkd_jax.data.splits import split_range
 from atkd_jax.data.tfds_examples import prepared_records
 from atkd_jax.errors import InputError
@@ -55,7 +56,7 @@ def load_answers(source: str, *, split: str, cache_dir: Path, report: Callable[[
 def _of_file(path: Path, split: str) -> Answers:
     if not path.is_file():
         raise InputError(f"The data file {path} does not exist: give the path of a JSONL file.")
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in text_lines(path.read_text(encoding="utf-8")) if line.strip()]
     _, kept = split_range(split, {"train": len(lines)}, source=str(path))
     pairs = [_answer(lines[number], where=f"{path} line {number + 1}") for number in kept]
     if not pairs:

@@ -5,21 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from atkd_jax.data.jsonl import text_lines
 from atkd_jax.errors import InputError
+
+
+class Answer(NamedTuple):
+    """What a model wrote after a prompt, and whether it ended of itself or had no room for more."""
+
+    text: str
+    ended: bool = True
 
 
 def write_answers(
     out: Path,
     prompts: Sequence[str],
     *,
-    answer: Callable[[Sequence[str], range], Sequence[str]],
+    answer: Callable[[Sequence[str], range], Sequence[Answer]],
     settings: Mapping[str, Any],
     batch_size: int,
     on_progress: Callable[[int], None],
 ) -> None:
-    """Writes a line with `prompt` and `response` for each prompt, in order.
+    """Writes a line with `prompt` and `response` for each prompt, in order, and with `ended` false where it did not.
 
     What is not finished stands in `OUT.partial`, whose first line are the settings. `OUT` appears when it is whole.
 
@@ -45,8 +53,8 @@ def write_answers(
         for start in range(done, len(prompts), batch_size):
             numbers = range(start, min(start + batch_size, len(prompts)))
             group = prompts[numbers.start : numbers.stop]
-            lines = [_line({"prompt": p, "response": r}) for p, r in zip(group, answer(group, numbers), strict=True)]
-            file.write("".join(lines))
+            pairs = zip(group, answer(group, numbers), strict=True)
+            file.write("".join(_answer_line(prompt, given) for prompt, given in pairs))
             file.flush()
             on_progress(numbers.stop)
     whole = out.with_name(f"{out.name}.whole")
@@ -59,7 +67,7 @@ def write_answers(
 def _finished_answers(partial: Path, header: Mapping[str, Any], prompts: Sequence[str]) -> int:
     """Returns how many answers stand in the file, which then ends with the last whole one."""
     text = partial.read_text(encoding="utf-8") if partial.exists() else ""
-    lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    lines = [line for line in text_lines(text) if line.endswith("\n")]
     if not lines:
         partial.write_text(_line(header), encoding="utf-8")
         return 0
@@ -72,6 +80,10 @@ def _finished_answers(partial: Path, header: Mapping[str, Any], prompts: Sequenc
         )
     partial.write_text("".join(lines), encoding="utf-8")
     return len(answered)
+
+
+def _answer_line(prompt: str, answer: Answer) -> str:
+    return _line({"prompt": prompt, "response": answer.text} | ({} if answer.ended else {"ended": False}))
 
 
 def _line(record: Mapping[str, Any]) -> str:

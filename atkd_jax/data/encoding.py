@@ -111,7 +111,10 @@ class EncodedExamples:
     def _encode(self, index: int) -> EncodedExample | None:
         forms = [self._template, *([] if self._teacher_template is None else [self._teacher_template])]
         example = self._examples[index]
-        ids = [(form.prompt_ids(example.prompt), form.response_ids(example.response)) for form in forms]
+        ids = [
+            (form.prompt_ids(example.prompt), form.response_ids(example.response, ended=example.ended))
+            for form in forms
+        ]
         prompt, response = max(ids, key=lambda pair: len(pair[0]) + len(pair[1]))
         length = len(prompt) + len(response)
         is_overlong = length > self._sequence_length

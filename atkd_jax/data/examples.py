@@ -19,10 +19,11 @@ KEY_SETS = (
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A prompt and its response, as text."""
+    """A prompt and its response, as text, and whether the response is whole, so that its end is to be learned."""
 
     prompt: str
     response: str
+    ended: bool = True
 
 
 class Examples(Protocol):
@@ -42,6 +43,9 @@ def example_from_record(record: Mapping[str, Any], *, where: str) -> Example:
     - `instruction`, `response` and perhaps `context`, as databricks-dolly has them: likewise.
     - `text`, where there is none of these: plain text, all of it the response to an empty prompt.
 
+    `ended` beside them, false, says that the response breaks off, as `generate` and SeqKD write it; it is true if not
+    given.
+
     Args:
         record: names to text (str, or UTF-8 bytes as TFDS gives it).
         where: names the record in an error, such as `data.jsonl line 3`.
@@ -52,16 +56,17 @@ def example_from_record(record: Mapping[str, Any], *, where: str) -> Example:
     Example:
         >>> record = {"instruction": "Add the numbers.", "input": "1, 2", "output": "3"}
         >>> example_from_record(record, where="line 1")
-        Example(prompt='Add the numbers.\\n\\n1, 2\\n', response='3')
+        Example(prompt='Add the numbers.\\n\\n1, 2\\n', response='3', ended=True)
     """
     prompt_key, addition_key, response_key = require_known_keys(record, where=where)
+    ended = bool(record.get("ended", True))
     if prompt_key is None:
-        return Example("", _text(record, response_key, where))
+        return Example("", _text(record, response_key, where), ended)
     prompt, response = _text(record, prompt_key, where), _text(record, response_key, where)
     if addition_key is None:
-        return Example(prompt, response)
+        return Example(prompt, response, ended)
     addition = _text(record, addition_key, where) if record.get(addition_key) else ""
-    return Example(f"{prompt}\n\n{addition}\n" if addition else f"{prompt}\n", response)
+    return Example(f"{prompt}\n\n{addition}\n" if addition else f"{prompt}\n", response, ended)
 
 
 def require_known_keys(keys: Collection[str], *, where: str) -> tuple[str | None, str | None, str]:

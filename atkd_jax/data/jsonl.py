@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,18 @@ def read_prompts(path: Path) -> list[str]:
         record = {key: value for key, value in _record(line, where=where).items() if key != "text"}
         prompts.append(example_from_record(record | responses, where=where).prompt)
     return prompts
+
+
+def text_lines(text: str) -> list[str]:
+    r"""Returns the lines of a JSONL text with their ends, each after a newline and nowhere else.
+
+    `str.splitlines` also parts at characters such as U+2028 and U+0085, which JSON leaves as they are in a string.
+
+    Example:
+        >>> text_lines('{"a": "b\u2028c"}\n{"a')
+        ['{"a": "b\u2028c"}\n', '{"a']
+    """
+    return io.StringIO(text).readlines()
 
 
 def _record(line: bytes, *, where: str) -> dict[str, Any]:

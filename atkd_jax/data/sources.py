@@ -40,7 +40,7 @@ def open_source(
         >>> path = pathlib.Path(folder.name, "pairs.jsonl")
         >>> _ = path.write_text('{"prompt": "The capital of France is", "response": " Paris."}')
         >>> open_source(str(path), split="train", cache_dir=folder.name)[0]
-        Example(prompt='The capital of France is', response=' Paris.')
+        Example(prompt='The capital of France is', response=' Paris.', ended=True)
         >>> folder.cleanup()
     """
     path = Path(source).expanduser()

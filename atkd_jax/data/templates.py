@@ -50,9 +50,9 @@ class Template:
         ids = self._encode(prompt, add_special_tokens=True)
         return ids[:-1] if self._tokenizer_closes_texts else ids
 
-    def response_ids(self, response: str) -> list[int]:
-        """Returns the ids of the response and of the token that closes it."""
-        return [*self._encode(response), self.closing_id]
+    def response_ids(self, response: str, *, ended: bool = True) -> list[int]:
+        """Returns the ids of the response and, where it has ended, of the token that closes it."""
+        return [*self._encode(response), *([self.closing_id] if ended else [])]
 
     @property
     def stop_ids(self) -> tuple[int, ...]:

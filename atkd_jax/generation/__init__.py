@@ -1,6 +1,6 @@
 """Text from a model: a key-value cache, a compiled loop, and a sampler that is a pure function of logits and keys."""
 
-from atkd_jax.generation.answers import answer
+from atkd_jax.generation.answers import answer, written_answers
 from atkd_jax.generation.decoding import Ending
 from atkd_jax.generation.generate import generate, make_knobs, row_keys
 from atkd_jax.generation.rollouts import RolloutWriter, Text, prompts_of_rows, with_corpus, with_texts
@@ -23,4 +23,5 @@ __all__ = [
     "stop_at",
     "with_corpus",
     "with_texts",
+    "written_answers",
 ]

@@ -8,14 +8,19 @@ from typing import Any
 import jax
 from flax import nnx
 
-from atkd_jax.data import Template
+from atkd_jax.data import Answer, Template
 from atkd_jax.data.templates import TemplateName
 from atkd_jax.generation.generate import generate
 from atkd_jax.generation.stop_strings import cut_at, stop_at
 from atkd_jax.models import Decoder
 
 
-def answer(
+def answer(model: Decoder, prompts: Sequence[str], tokenizer: Any, **options: Any) -> list[str]:
+    """The texts of `written_answers`, of which it takes the arguments."""
+    return [each.text for each in written_answers(model, prompts, tokenizer, **options)]
+
+
+def written_answers(
     model: Decoder,
     prompts: Sequence[str],
     tokenizer: Any,
@@ -24,7 +29,7 @@ def answer(
     max_new_tokens: int,
     stop_strings: Sequence[str] = (),
     **sampling: Any,
-) -> list[str]:
+) -> list[Answer]:
     """A model's answers as text without special tokens; the likeliest token each time unless `sampling` says more.
 
     Args:
@@ -56,4 +61,11 @@ def answer(
         end_of=stop_at(stop_strings, decode) if stop_strings else None,
         **({"temperature": 0.0, "key": jax.random.key(0)} | sampling),
     )
-    return [cut_at(decode(ids), stop_strings).strip() for ids in answers]
+    return [_answer(ids, decode(ids), stop_strings, form.stop_ids, max_new_tokens) for ids in answers]
+
+
+def _answer(
+    ids: Sequence[int], text: str, stop_strings: Sequence[str], stop_ids: Sequence[int], max_new_tokens: int
+) -> Answer:
+    cut = cut_at(text, stop_strings)
+    return Answer(cut.strip(), len(ids) < max_new_tokens or ids[-1] in stop_ids or cut != text)

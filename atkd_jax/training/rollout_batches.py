@@ -150,7 +150,7 @@ class RolloutBatches(Iterator[dict[str, np.ndarray]]):
             chance, novelty, place = np.random.default_rng([self._settings.seed, step, row]).random(3)
             if chance >= self._fraction:
                 continue
-            if novelty < still_new or not self._buffer:
+            if novelty < still_new or len(self._buffer) < self._settings.buffer_size:
                 wanted.append(row)
             else:
                 old[row] = self._buffer[int(place * len(self._buffer))]

@@ -8,9 +8,9 @@ from pathlib import Path
 import jax
 
 from atkd_jax.config import Config
-from atkd_jax.data import open_source, write_answers
+from atkd_jax.data import Answer, open_source, write_answers
 from atkd_jax.errors import InputError
-from atkd_jax.generation import answer
+from atkd_jax.generation import written_answers
 from atkd_jax.sharding import Meshes
 from atkd_jax.teachers import LoadedTeacher
 from atkd_jax.training.progress import CountLines
@@ -65,8 +65,8 @@ def write_teacher_text(
     settings = config.rollout.model_dump(include={"max_new_tokens", "temperature", "top_k", "top_p"})
     rows = min(_ROWS, len(prompts))
 
-    def answers(group: Sequence[str], numbers: range) -> list[str]:
-        return answer(
+    def answers(group: Sequence[str], numbers: range) -> list[Answer]:
+        return written_answers(
             teacher.model,
             group,
             teacher.tokenizer,

@@ -11,7 +11,8 @@ from atkd_jax.errors import InputError
 
 def written(tmp_path, *lines):
     path = tmp_path / "answers.jsonl"
-    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    text = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+    path.write_text(text, encoding="utf-8")
     return str(path)
 
 
@@ -22,6 +23,12 @@ def test_a_files_items_stand_before_their_responses(tmp_path):
     assert (train.texts[3], train.texts[-1]) == ("Why?\nSince 3.", "No item.")
     assert train.scores.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1]
     assert load_answers(path, split="train[9:]", cache_dir=tmp_path).texts == train.texts[9:]
+
+
+@pytest.mark.parametrize("odd", ["a\u2028b", "a\u2029b", "a\x85b"])
+def test_only_a_newline_ends_a_line(tmp_path, odd):
+    lines = [json.dumps({"response": odd, "score": score}, ensure_ascii=False) for score in (0, 1)]
+    assert load_answers(written(tmp_path, *lines), split="train", cache_dir=tmp_path).texts == [odd, odd]
 
 
 @pytest.mark.parametrize(

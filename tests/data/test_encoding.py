@@ -110,3 +110,12 @@ def test_each_example_is_read_and_encoded_once_while_the_cache_lasts(tokenizer, 
 def test_unknown_ways_are_refused(tokenizer):
     with pytest.raises(InputError, match=r"data\.overlong must be 'truncate', 'drop' or 'error', but is 'wrap'\."):
         encode([Example("a", "b")], tokenizer, sequence_length=16, overlong="wrap")
+
+
+def test_of_a_response_that_breaks_off_no_end_is_learned(tokenizer):
+    examples = [Example("the fox", "jumps over"), Example("the fox", "jumps over", ended=False)]
+    encoded = encode(examples, tokenizer, sequence_length=64, overlong="error")
+    whole, part = encoded[0], encoded[1]
+    assert whole.tokens[-1] == tokenizer.eos_token_id
+    np.testing.assert_array_equal(part.tokens, whole.tokens[:-1])
+    np.testing.assert_array_equal(part.loss_mask, whole.loss_mask[:-1])

@@ -95,3 +95,14 @@ def test_what_does_not_count_has_no_influence(batch):
         strict=True,
     ):
         np.testing.assert_array_equal(one, other)
+
+
+def test_the_released_codes_rewards_are_doubled_and_cut_at_100(batch):
+    """Whitening hides both from the gradient of a batch in which nothing is cut."""
+    far = {"student": 30.0 * batch["student"]}
+    found = weighting_of(ObjectiveConfig(name="minillm_lmops"), batch, **far)[1].scalars["reward_mean"]
+    mask = np.asarray(batch["mask"])
+    gaps = np.asarray(log_probs(batch, "teacher") - log_probs(batch | far, "student"), np.float64)[mask]
+    assert (2 * gaps > 100).any()
+    assert (2 * gaps < 100).any()
+    assert float(found) == pytest.approx(np.clip(2 * gaps, -100, 100).mean(), rel=1e-5)

@@ -200,11 +200,12 @@ def test_tokens_are_left_out_of_plain_divergences_only():
         ("reverse_kl", {"direction": "reverse"}),
         ("generalized_jsd", {"divergence": "generalized_jsd", "beta": 0.3}),
         ("total_variation", {"divergence": "total_variation"}),
+        ("skewed_forward_kl", {"divergence": "skewed_forward_kl", "alpha": 0.2}),
         ("atkd", {}),
     ],
 )
 def test_adaptive_is_the_gate_on_the_divergence_of_that_name(batch, name, gated):
-    own = {"beta": gated["beta"]} if "beta" in gated else {}
+    own = {share: gated[share] for share in ("beta", "alpha") if share in gated}
     adaptive = value_and_gradient(ObjectiveConfig(name=name, adaptive=True, **own), batch, 1)
     expected = value_and_gradient(ObjectiveConfig(name="atkd", **gated), batch, 1)
     assert adaptive[0] == expected[0]

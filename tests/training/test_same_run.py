@@ -38,3 +38,11 @@ def test_a_field_that_a_version_lacks_differs():
     del older["objective"]["temperature"]
     with pytest.raises(InputError, match=r"objective.temperature=null then and 1.0 now"):
         require_same_run(older, Config())
+
+
+def test_the_held_out_split_may_not_change_where_the_rollouts_go_by_it():
+    rollout = {"author": "student", "fraction_step": 0.1}
+    common = {"rollout": rollout, "training": {"validate_every_steps": 2}, "data": {"packing": False}}
+    other = Config.model_validate(common | {"evaluation": {"split": "train[:9]"}})
+    with pytest.raises(InputError, match=r"evaluation\.split=.* then and \"train\[:9\]\" now"):
+        require_same_run(saved(**common), other)
