@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from operator import ne
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ from atkd_jax.training.ahead_of_time import Shapes, held_by
 from atkd_jax.training.compiled_step import require_even_batch
 
 REMATS = ("none", "dots", "full")
+# Of so many of the best meshes other settings are tried too.
+_BEST_MESHES = 3
 
 
 class Candidate(NamedTuple):
@@ -40,15 +43,22 @@ class Candidate(NamedTuple):
         fits = self.plan is not None and self.plan["fits"]
         return self.plan["step_seconds"] if fits and self.plan else float("inf")
 
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Smaller is better: the time of a step, and of those that do not fit the memory that they need."""
+        needed = None if self.plan is None else self.plan["needed_bytes"]
+        return self.seconds, float("inf") if needed is None else needed
+
 
 def search(
     options: PlanOptions, *, shapes: Shapes, chip: Chip, devices: Sequence[Any], console: Console
 ) -> list[Candidate]:
     """Ranks runs like the config's by the estimated time of a step, prints them and returns them, the best first.
 
-    Meshes come first, with what the config says of the rest; then, on the best mesh, remat policies and micro-batches.
-    Each is compiled in a process of its own, so that one that the compiler dies of, or takes too long over, is an
-    answer like another.
+    Half of the candidates are meshes, with what the config says of the rest; the others, on the best of these, are
+    remat policies, micro-batches and meshes of the teacher. Where there are fewer of one kind, there are more of the
+    other. Each is compiled in a process of its own, so that one that the compiler dies of, or takes too long over, is
+    an answer like another.
 
     Args:
         options: The verb's: how many and how long.
@@ -60,25 +70,27 @@ def search(
     begun, done = time.monotonic(), []
     seen: set[str] = set()
 
-    def try_all(configs: Iterator[Config]) -> None:
-        for config in configs:
+    def try_until(most: int, configs: Iterator[Config]) -> None:
+        while len(done) < most and (config := next(configs, None)) is not None:
             key = dump_config(config)
-            if len(done) >= options.candidates:
-                return
-            if key not in seen and _may_fit(config, shapes, chip, devices):
-                seen.add(key)
+            if key in seen:
+                continue
+            seen.add(key)
+            if _may_fit(config, shapes, chip, devices):
                 console.print(_progress(len(done) + 1, options, config, time.monotonic() - begun), highlight=False)
                 done.append(_compiled(config, options))
                 console.print(f"    {_outcome(done[-1])}", highlight=False)
 
-    try_all(meshes_like(options.settings, len(devices)))
-    best = min(done, key=lambda each: each.seconds, default=None)
-    if best is None:
+    meshes, before = meshes_like(options.settings, len(devices)), -1
+    while before < len(done) < options.candidates:
+        before = len(done)
+        try_until(before + -(-(options.candidates - before) // 2), meshes)
+        try_until(options.candidates, variants_of(_best_meshes(done)))
+    if not done:
         raise InputError(
             "plan: on no mesh of this topology can the batch be split and the weights be held; choose a larger one"
         )
-    try_all(variants_of(best.config))
-    ranked = sorted(done, key=lambda each: each.seconds)
+    ranked = sorted(done, key=lambda each: each.rank)
     if options.json:
         print(json.dumps([each.plan or {"failure": each.failure} for each in ranked]))
     else:
@@ -95,13 +107,41 @@ def meshes_like(config: Config, chips: int) -> Iterator[Config]:
                 yield _with(config, mesh={"fsdp": fsdp, "tensor": tensor})
 
 
-def variants_of(config: Config) -> Iterator[Config]:
-    """Yields the config with other remat policies and other numbers of micro-batches."""
-    for factor in (1.0, 0.5, 2.0, 0.25, 4.0):
-        microbatches = config.training.microbatches * factor
-        if microbatches.is_integer() and config.training.batch_size % int(microbatches) == 0:
-            for remat in REMATS:
-                yield _with(config, training={"remat": remat, "microbatches": int(microbatches)})
+def variants_of(configs: Sequence[Config]) -> Iterator[Config]:
+    """Yields the configs with other settings: of each in turn those with one change, then those with more.
+
+    Settings are the remat policy, the number of micro-batches and, where the teacher has a mesh of its own, its fsdp.
+    """
+    for counts in ((1,), (2, 3)):
+        for config in configs:
+            own = config.training.remat, config.training.microbatches, config.mesh.teacher_fsdp
+            for remat, microbatches, teacher_fsdp in _settings_like(config):
+                if sum(map(ne, own, (remat, microbatches, teacher_fsdp))) in counts:
+                    training = {"remat": remat, "microbatches": microbatches}
+                    yield _with(config, training=training, mesh={"teacher_fsdp": teacher_fsdp})
+
+
+def _settings_like(config: Config) -> Iterator[tuple[str, int, int | None]]:
+    """Yields remat policies, numbers of micro-batches and the teacher's fsdp."""
+    teacher_fsdp = config.mesh.teacher_fsdp
+    for teacher in [None] if teacher_fsdp is None else _multiples(teacher_fsdp):
+        for microbatches in _multiples(config.training.microbatches):
+            if config.training.batch_size % microbatches == 0:
+                for remat in REMATS:
+                    yield remat, microbatches, teacher
+
+
+def _multiples(number: int) -> list[int]:
+    """Returns the number, and it halved, doubled and so twice, where these are whole."""
+    return [int(number * factor) for factor in (1.0, 0.5, 2.0, 0.25, 4.0) if (number * factor).is_integer()]
+
+
+def _best_meshes(done: Sequence[Candidate]) -> list[Config]:
+    """Returns the best config of each of the best meshes."""
+    best: dict[str, Config] = {}
+    for each in sorted(done, key=lambda each: each.rank):
+        best.setdefault(_mesh_words(each.config), each.config)
+    return list(best.values())[:_BEST_MESHES]
 
 
 def _with(config: Config, **changes: dict[str, Any]) -> Config:

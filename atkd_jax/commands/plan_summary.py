@@ -111,9 +111,10 @@ def advice(config: Config, plan: dict[str, Any], *, chip: Chip, shapes: Shapes) 
             f"mesh.fsdp={2 * mesh['fsdp']}: the student and its optimizer take {state / _GIB:.1f} GiB of a chip, which "
             "this halves"
         )
-    if held["teacher"] > 0.15 * chip.hbm_bytes and teacher_fsdp * mesh["tensor"] < chips:
+    most = chips // (mesh.get("teacher_tensor", mesh["tensor"]) * mesh["sequence"])
+    if held["teacher"] > 0.15 * chip.hbm_bytes and teacher_fsdp < most:
         found.append(
-            f"mesh.teacher_fsdp={min(4 * teacher_fsdp, chips)}: the teacher takes {held['teacher'] / _GIB:.1f} GiB of "
+            f"mesh.teacher_fsdp={min(4 * teacher_fsdp, most)}: the teacher takes {held['teacher'] / _GIB:.1f} GiB of "
             "a chip, and is only read"
         )
     if config.training.dtype == "float32" or config.teacher.dtype == "float32":

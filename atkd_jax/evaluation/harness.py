@@ -35,7 +35,8 @@ class HarnessModel(TemplateLM):
         model: Who is evaluated.
         tokenizer: Its own.
         batch_size: Rows at once.
-        max_length: Tokens of a question and its answer; of longer ones the end is kept.
+        max_length: Tokens of a question and its answer; of longer ones the end is kept. No more than the model has
+            learned positions for.
         max_new_tokens: The longest answer, where a task does not say.
         mesh: Parameters and rows are spread over its devices.
         progress: Title and total -> a context that gives the function which is told how many are done.
@@ -54,7 +55,7 @@ class HarnessModel(TemplateLM):
     ):
         super().__init__()
         self.tokenizer = tokenizer
-        self.max_length = max_length
+        self.max_length = min(max_length, model.learned_positions or max_length)
         self._max_new_tokens = max_new_tokens
         self._batch_size = batch_size
         self._mesh = mesh

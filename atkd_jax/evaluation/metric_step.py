@@ -62,16 +62,15 @@ def make_metric_step(
     Returns:
         `step(teacher_params, students_params, batch)`, which gives the metrics of the teacher and of each student, in
         order, and the number of counted tokens, int32. `batch` holds tokens, positions, segment_ids and loss_mask,
-        `[rows, length]`.
+        `[rows, length]`; or, in place of loss_mask, targets and counts as `next_token_targets` gives them, where the
+        model does not see the last target of a row.
     """
 
     def step(teacher_params, students_params, batch):
         params = [teacher_params, *students_params]
         models = [nnx.merge(graph, own) for graph, own in zip([teacher, *students], params, strict=True)]
         hidden = [_flat_hidden_states(model, batch) for model in models]
-        targets, mask = next_token_targets(
-            tokens=batch["tokens"], segment_ids=batch["segment_ids"], loss_mask=batch["loss_mask"]
-        )
+        targets, mask = _targets(batch)
         targets = targets.reshape(-1)
         chunks = counted_chunks(mask.reshape(-1), chunk_tokens)
 
@@ -92,6 +91,12 @@ def make_metric_step(
         return metrics, chunks.counted
 
     return step
+
+
+def _targets(batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    if "targets" in batch:
+        return batch["targets"], batch["counts"]
+    return next_token_targets(tokens=batch["tokens"], segment_ids=batch["segment_ids"], loss_mask=batch["loss_mask"])
 
 
 def _flat_hidden_states(model: Decoder, batch: dict[str, jax.Array]) -> jax.Array:

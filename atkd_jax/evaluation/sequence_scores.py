@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -13,6 +14,7 @@ from jax.sharding import Mesh
 from atkd_jax.evaluation.measuring import compiled_step, placed, placed_rows
 from atkd_jax.generation.prompts import bucket_length
 from atkd_jax.models import Decoder
+from atkd_jax.objectives import next_token_targets
 from atkd_jax.sharding import row_share
 
 
@@ -45,7 +47,7 @@ class SequenceScorer:
         graph, params = nnx.split(model)
         self._params = placed(params, mesh)
         self._step = compiled_step([graph], mesh, vocab_size=vocab_size, chunk_tokens=chunk_tokens)
-        self._mesh = mesh
+        self._mesh, self._learned_positions = mesh, model.learned_positions
         share = None if mesh is None else row_share(mesh)
         self._parts, self._part = (1, 0) if share is None else (share.count, share.index)
         self._rows = -(-batch_size // self._parts) * self._parts
@@ -63,6 +65,9 @@ class SequenceScorer:
             pairs: Of a context that is not empty, and a continuation, of token ids.
             max_length: Of the two together, without the last token, the last so many are seen by the model.
             on_scored: Is told how many have been scored, after each batch.
+
+        Raises:
+            InputError: More tokens are to be seen than the model has learned positions.
         """
         order = sorted(range(len(pairs)), key=lambda number: len(pairs[number][0]) + len(pairs[number][1]))
         scores: dict[int, SequenceScore] = {}
@@ -77,7 +82,9 @@ class SequenceScorer:
         texts = [[*context, *continuation][-(max_length + 1) :] for context, continuation in pairs]
         # What is cut off at the left may reach into the continuation, whose first token is then not predicted.
         counted = [min(len(pair[1]), len(text) - 1) for pair, text in zip(pairs, texts, strict=True)]
-        shape = self._rows, bucket_length(max(map(len, texts)))
+        length = self._length(max(map(len, texts)) - 1)
+        # One column more than the model sees: its last token predicts one that it need not see.
+        shape = self._rows, length + 1
         tokens, segment_ids = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
         loss_mask = np.zeros(shape, bool)
         for row, (text, count) in enumerate(zip(texts, counted, strict=True)):
@@ -85,10 +92,14 @@ class SequenceScorer:
             segment_ids[row, : len(text)] = 1
             loss_mask[row, len(text) - count : len(text)] = True
         positions = np.where(segment_ids == 1, np.arange(shape[1], dtype=np.int32), np.int32(0))
-        batch = {"tokens": tokens, "positions": positions, "segment_ids": segment_ids, "loss_mask": loss_mask}
+        targets, counts = next_token_targets(
+            tokens=jnp.asarray(tokens), segment_ids=jnp.asarray(segment_ids), loss_mask=jnp.asarray(loss_mask)
+        )
+        batch = {"tokens": tokens, "positions": positions, "segment_ids": segment_ids}
+        batch |= {"targets": np.asarray(targets), "counts": np.asarray(counts)}
         own = slice(self._part * shape[0] // self._parts, (self._part + 1) * shape[0] // self._parts)
         (metrics,), _ = self._step(
-            self._params, [], placed_rows({name: array[own] for name, array in batch.items()}, self._mesh)
+            self._params, [], placed_rows({name: array[own, :length] for name, array in batch.items()}, self._mesh)
         )
         cross_entropy, accuracy = (
             np.asarray(array, np.float64) for array in jax.device_get((metrics.cross_entropy, metrics.accuracy))
@@ -99,3 +110,8 @@ class SequenceScorer:
             SequenceScore(-float(cross_entropy[end - count : end].sum()), bool(accuracy[end - count : end].all()))
             for end, count in zip(ends, counted, strict=True)
         ]
+
+    def _length(self, seen: int) -> int:
+        """The length of rows of which the model sees so many tokens, in few different sizes."""
+        bucket = bucket_length(seen)
+        return bucket if self._learned_positions is None else max(seen, min(bucket, self._learned_positions))

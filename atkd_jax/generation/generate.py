@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from atkd_jax.errors import InputError
 from atkd_jax.generation.decoding import Ending
-from atkd_jax.generation.prompts import check_prompts
+from atkd_jax.generation.prompts import check_positions, check_prompts
 from atkd_jax.generation.rows import Knobs, Plan, Rows, begin_rows, go_on_rows, place_rows
 from atkd_jax.sharding import rows_divisor
 
@@ -69,12 +69,13 @@ def generate(
         mesh: rows are split over its devices, as in training; all processes pass the same prompts and get all answers.
 
     Raises:
-        InputError: where there is no prompt, a prompt has no token or one outside of the vocabulary, or a setting is
-            out of its range.
+        InputError: where there is no prompt, a prompt has no token or one outside of the vocabulary, it and its answer
+            have more tokens than the model has learned positions, or a setting is out of its range.
     """
-    config = nnx.merge(graphdef, params).config
+    model = nnx.merge(graphdef, params)
     check_settings(max_new_tokens, temperature, top_k, top_p, key, batch_size)
-    check_prompts(prompts, vocab_size=config.vocab_size)
+    check_prompts(prompts, vocab_size=model.config.vocab_size)
+    check_positions(prompts, max_new_tokens=max_new_tokens, learned_positions=model.learned_positions)
     is_greedy = temperature == 0
     plan = Plan(
         models=(graphdef,),

@@ -52,3 +52,23 @@ def check_prompts(prompts: Sequence[Sequence[int]], *, vocab_size: int) -> None:
                 f"generate: token ids must be from 0 to {vocab_size - 1}, but prompt {number} (from 0) has "
                 f"{min(prompt)} to {max(prompt)}; use the model's own tokenizer."
             )
+
+
+def check_positions(prompts: Sequence[Sequence[int]], *, max_new_tokens: int, learned_positions: int | None) -> None:
+    """Raise InputError where a prompt and its longest answer have more tokens than a model has learned positions.
+
+    Padding takes none of them.
+
+    Args:
+        prompts: lists of token ids.
+        max_new_tokens: the longest answer.
+        learned_positions: how many there are; None where nothing is limited.
+    """
+    longest = max(range(len(prompts)), key=lambda number: len(prompts[number]))
+    length = len(prompts[longest])
+    if learned_positions is not None and length + max_new_tokens > learned_positions:
+        raise InputError(
+            f"generate: a prompt and its answer must have at most the {learned_positions} tokens that the model has "
+            f"learned positions for, but prompt {longest} (from 0) has {length} and max_new_tokens is "
+            f"{max_new_tokens}; shorten one of them."
+        )

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
 
 from atkd_jax.generation.generate import place_group, write_rows
-from atkd_jax.generation.prompts import bucket_length
+from atkd_jax.generation.prompts import bucket_length, check_positions
 from atkd_jax.generation.rows import Knobs, Plan
 
 Batch = dict[str, np.ndarray]
@@ -89,7 +90,16 @@ class RolloutWriter:
             params: the writers' weights as they are; they are read and not kept.
             prompts: at least one, of all processes, on each the same.
             keys: a key for each.
+
+        Raises:
+            InputError: where a prompt and its answer have more tokens than a writer has learned positions.
         """
+        for graphdef, own in zip(self._plan.models, params, strict=True):
+            check_positions(
+                prompts,
+                max_new_tokens=self._plan.ending.max_new_tokens,
+                learned_positions=nnx.merge(graphdef, own).learned_positions,
+            )
         count = -(-len(prompts) // self._half) * self._half
         pad_id = self._plan.ending.pad_id
         rows = place_group(prompts, keys, rows=count, pad_id=pad_id, mesh=self._mesh)

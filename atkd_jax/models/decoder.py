@@ -89,6 +89,11 @@ class Decoder(nnx.Module):
         scaling = self.config.rope_scaling
         return scaling.original_max_position if isinstance(scaling, LongRopeScaling) else None
 
+    @property
+    def learned_positions(self) -> int | None:
+        """How many tokens a text may have; None where positions are turned, which limits nothing."""
+        return self.config.max_position if self.config.positions == "learned" else None
+
     def attend_by(self, kernel: AttentionKernel) -> None:
         """Say who computes attention over whole rows from now on; see `Attention.kernel`."""
         self.layers.attention.kernel = kernel
@@ -97,20 +102,27 @@ class Decoder(nnx.Module):
         rows = self.embedding[...][tokens]
         return dequantized(rows, self.embedding_scale[...][tokens]) if self.is_quantized else rows
 
-    def _embed(self, tokens: jax.Array, positions: jax.Array, *, room: int) -> jax.Array:
-        """Return the residual stream before the first layer; no position may reach `room`."""
+    def _embed(self, tokens: jax.Array, positions: jax.Array, *, room: int | None = None) -> jax.Array:
+        """Return the residual stream before the first layer.
+
+        Args:
+            tokens: int [B, T].
+            positions: int [B, T]. Those of tokens that nobody looks at may be any.
+            room: no position may reach it; None where the caller has seen to it that they fit.
+        """
         x = self._rows_of_embedding(tokens).astype(self.dtype)
         if self.config.scale_embeddings:
             x = x * jnp.asarray(self.config.width**0.5, self.dtype)
         if self.config.embed_width is not None:
             x = self.project_in(x)
-        if self.config.positions == "learned":
-            if room > self.config.max_position:
+        if self.learned_positions is not None:
+            if room is not None and room > self.learned_positions:
                 raise InputError(
-                    f"Decoder: a row must have at most the {self.config.max_position} tokens that the model has "
+                    f"Decoder: a row must have at most the {self.learned_positions} tokens that the model has "
                     f"learned positions for, got {room}; shorten data.sequence_length or the answers."
                 )
-            x = x + self.position_embedding[...][positions + self.config.position_offset].astype(self.dtype)
+            rows = jnp.minimum(positions, self.learned_positions - 1) + self.config.position_offset
+            x = x + self.position_embedding[...][rows].astype(self.dtype)
         return x
 
     def _unembed(self, x: jax.Array) -> jax.Array:
@@ -157,7 +169,10 @@ class Decoder(nnx.Module):
         keep_heads: bool,
         mesh: Mesh | None = None,
     ) -> tuple[jax.Array, Any]:
-        """Return the final states and, if they are to be kept, all layers' keys and values, stacked."""
+        """Return the final states and, if they are to be kept, all layers' keys and values, stacked.
+
+        Who keeps them has padded prompts, and has seen to it that these fit learned positions.
+        """
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         if segment_ids is None:
@@ -170,7 +185,8 @@ class Decoder(nnx.Module):
             x, keys_values = nnx.merge(graphdef, params)(x, segment_ids, angles, shared or kind, mesh)
             return constrain(x, mesh, *axes), keys_values if keep_heads else None
 
-        x = constrain(self._embed(tokens, positions, room=tokens.shape[1]), mesh, "rows", "length", "width")
+        room = None if keep_heads else tokens.shape[1]
+        x = constrain(self._embed(tokens, positions, room=room), mesh, "rows", "length", "width")
         axes = ("rows", "length", "width")
         if mesh is None or mesh.shape[SEQUENCE_AXIS] == 1:
             # One axis of tokens, unless each device has its part of every row, which no such axis expresses.
@@ -235,7 +251,7 @@ class Decoder(nnx.Module):
     ) -> tuple[jax.Array, KVCache]:
         """Return what `decode` would return for the first tokens of an empty cache of `max_length` slots.
 
-        It is one pass over the tokens alone, which meets no empty slots.
+        It is one pass over the tokens alone, which meets no empty slots. Padding takes no learned position.
         """
         hidden, (key, value) = self._run_layers(tokens, positions, segment_ids, keep_heads=True)
         room = max_length - tokens.shape[1]
@@ -278,7 +294,8 @@ class Decoder(nnx.Module):
 
         Args:
             tokens: int [B, S], written to the next S slots. The caller sees to it that there are so many left.
-            positions: int [B, S], counted from the row's first token that is no padding.
+            positions: int [B, S], counted from the row's first token that is no padding. The caller sees to it that
+                those of rows that go on are below `learned_positions`.
             cache: from `init_cache`, `prefill` or the last call.
             segment_ids: int [B, S]; all segment 1 if not given.
             layers: from `unstacked_layers`, with a cache that is `unstacked` too; the stack is scanned if not given.
@@ -295,8 +312,7 @@ class Decoder(nnx.Module):
             key_slots=jnp.arange(segments.shape[1]),
         )
         run = self._decode_stack if layers is None else partial(self._decode_layers, layers)
-        x = self._embed(tokens, positions, room=segments.shape[1])
-        angles = self._angles(positions, segment_ids)
+        x, angles = self._embed(tokens, positions), self._angles(positions, segment_ids)
         x, keys, values = run(x, lambda window: masks(window=window), angles, cache)
         cache = KVCache(key=keys, value=values, segment_ids=segments, length=start + tokens.shape[1])
         return self._unembed(x), cache

@@ -6,6 +6,7 @@ each process reads its part first, and then they agree on how it went.
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import re
@@ -22,6 +23,9 @@ from atkd_jax.errors import InputError
 from atkd_jax.sharding import gathered
 from atkd_jax.training.digests import array_digests, json_digest
 
+# The system's errors that say of a file that it is not there or not what it was; all others are of the machine.
+_OF_THE_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP)
+
 
 class DamagedCheckpointError(InputError):
     """A checkpoint that cannot be read, or is not what was saved."""
@@ -37,10 +41,12 @@ def read_checkpoint(checkpoint: Path, abstract_state: Any) -> tuple[Any, dict[st
 
     Raises:
         DamagedCheckpointError: if it cannot be read, or is not what was saved.
-        InputError: if it holds another model's weights.
+        InputError: if it holds another model's weights, or another process's machine kept that one from reading.
+        Exception: what kept this process from reading where that says nothing of the checkpoint: memory that ran out,
+            a disk that does not answer, a file that may not be read.
     """
-    state = run = None
-    difference = damage = None
+    state = run = failure = None
+    difference = damage = refusal = None
     try:
         run = json.loads((checkpoint / "run" / "metadata").read_text(encoding="utf-8"))
         handler = ocp.PyTreeCheckpointHandler()
@@ -51,13 +57,22 @@ def read_checkpoint(checkpoint: Path, abstract_state: Any) -> tuple[Any, dict[st
             restore_args = ocp.checkpoint_utils.construct_restore_args(abstract_state)
             args = ocp.args.PyTreeRestore(abstract_state, restore_args=restore_args, partial_restore=partial)
             state = jax.block_until_ready(handler.restore(epath.Path(checkpoint / "state"), args=args))
-    except PermissionError:
-        raise
     except Exception as error:  # Orbax, tensorstore and json each raise their own kinds for a damaged file.
-        damage = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
-    if damage:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        if _is_of_the_machine(error):
+            failure, refusal = error, reason
+        else:
+            damage = reason
+    if damage or refusal:
         _forget_unfinished_reads()
-    reports = gathered({"damage": damage, "difference": difference})
+    reports = gathered({"damage": damage, "difference": difference, "refusal": refusal})
+    if failure is not None:
+        raise failure
+    if refusal := next((report["refusal"] for report in reports if report["refusal"]), None):
+        raise InputError(
+            f"checkpoint {checkpoint} could not be read by another process ({refusal}), which says nothing of the "
+            "checkpoint; see to that process's machine and start again"
+        )
     damage = next((report["damage"] for report in reports if report["damage"]), None)
     difference = next((report["difference"] for report in reports if report["difference"]), None)
     if damage or (state is None and not difference):
@@ -164,6 +179,21 @@ def _first_wrong(run: Any, arrays: dict[str, int]) -> str | None:
 def _path_name(path: str) -> str:
     """A path in a state's tree, whether the state is itself or a dict of its fields."""
     return re.sub(r"^\['(\w+)'\]", r".\1", path)
+
+
+def _is_of_the_machine(error: BaseException) -> bool:
+    """Whether an error of a read, or what it came of, says nothing of the checkpoint."""
+    cause: BaseException | None = error
+    while cause is not None:
+        # tensorstore gives the system's number in its words alone.
+        told = re.search(r"os_error_code='(\d+)'", str(cause))
+        number = cause.errno if isinstance(cause, OSError) else int(told[1]) if told else None
+        if isinstance(cause, MemoryError) or "RESOURCE_EXHAUSTED" in str(cause):
+            return True
+        if number is not None and number not in _OF_THE_FILE:
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def _damaged(checkpoint: Path, reason: str) -> str:

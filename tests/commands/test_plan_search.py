@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import subprocess
 import sys
 import types
@@ -59,13 +60,45 @@ def test_candidates_are_ranked_and_none_of_them_ends_the_search(monkeypatch):
     assert seconds[-1] == float("inf")
     for words in ("does not fit", "the compiler ended with code -6: Check failed", "not compiled within 900 s"):
         assert words in text
-    assert "1 of at most 30, 0 s: data alone, remat none, 2 micro-batches" in text
+    assert re.search(r"^1 of at most 30, \d+ s: data alone, remat none, 2 micro-batches", text)
     assert len({str(each.config) for each in found}) == len(found)
 
 
 def test_no_more_are_compiled_than_were_asked_for(monkeypatch):
     found, _ = searched(monkeypatch, compiler, options=options(candidates=3))
     assert len(found) == 3
+
+
+def test_half_of_few_candidates_are_other_settings_of_the_best_mesh(monkeypatch):
+    found, _ = searched(monkeypatch, compiler, options=options(candidates=6))
+    tried = [(each.config.mesh.fsdp, each.config.training.remat, each.config.training.microbatches) for each in found]
+    assert len(tried) == 6
+    assert {(fsdp, *rest) for fsdp, *rest in tried if rest == ["none", 2]} == {
+        (1, "none", 2),
+        (2, "none", 2),
+        (4, "none", 2),
+    }
+    assert {each for each in tried if each[1:] != ("none", 2)} == {(1, "dots", 2), (1, "full", 2), (1, "none", 1)}
+
+
+def test_a_teachers_own_mesh_is_varied_and_no_other():
+    tree = CONFIG.model_dump()
+    tree["mesh"]["teacher_fsdp"] = 4
+    variants = list(plan_search.variants_of([Config.model_validate(tree)]))
+    assert {each.mesh.teacher_fsdp for each in variants} == {1, 2, 4, 8, 16}
+    assert len({str(each) for each in variants}) == len(variants) == 5 * 4 * 3 - 1
+    assert {each.mesh.teacher_fsdp for each in plan_search.variants_of([CONFIG])} == {None}
+
+
+def test_where_no_mesh_fits_the_one_that_needs_least_is_varied(monkeypatch):
+    def too_large(words, **_):
+        config = load_config(Path(words[words.index("--config") + 1]))
+        found = {"fits": False, "needed_bytes": 2.0**40 / config.mesh.fsdp, "hbm_bytes": 2.0**34}
+        return types.SimpleNamespace(returncode=0, stdout=json.dumps(found) + "\n", stderr="")
+
+    found, _ = searched(monkeypatch, too_large, options=options(candidates=8))
+    assert found[0].config.mesh.fsdp == 8
+    assert {each.config.training.remat for each in found if each.config.mesh.fsdp == 8} == {"none", "dots", "full"}
 
 
 def test_json_goes_to_the_output_alone(monkeypatch, capsys):

@@ -65,6 +65,22 @@ def test_what_does_not_fit_is_told_with_what_to_change():
     assert json.dumps(planned(config_of(), ahead._replace(needed_bytes=math.inf)))
 
 
+@pytest.mark.parametrize(
+    ("mesh", "advised"),
+    [
+        ({"tensor": 2}, ["mesh.teacher_fsdp=8"]),
+        ({"tensor": 2, "sequence": 2}, []),
+        ({"sequence": 2, "teacher_fsdp": 2}, ["mesh.teacher_fsdp=8"]),
+        ({"tensor": 4, "teacher_tensor": 1}, ["mesh.teacher_fsdp=16"]),
+        ({"teacher_tensor": 4}, []),
+    ],
+)
+def test_the_advised_mesh_of_the_teacher_exists(mesh, advised):
+    ahead = Ahead(Held(4 * GIB, 0.1 * GIB, 0.2 * GIB, 0.0), None, None, "", 20 * GIB, 60.0)
+    lines = planned(config_of(mesh={"fsdp": 4, **mesh}), ahead)["advice"]
+    assert [line.partition(":")[0] for line in lines if "teacher_fsdp" in line] == advised
+
+
 def test_advice_is_only_what_helps():
     small = {"fits": False, "chips": 16, "mesh": {"data": 1, "fsdp": 16, "tensor": 1, "sequence": 1}}
     small["held"] = Held(0.1 * GIB, 0.1 * GIB, 0.2 * GIB, 0.0)._asdict()

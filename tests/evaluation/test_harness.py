@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 import pytest
+from family_checks import SHAPE, Case
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -79,6 +80,37 @@ def test_answers_are_those_of_the_harness(both):
         ("Write a Python", {"until": [], "max_gen_toks": 5}),
     )
     own, oracle = (model.generate_until(asked, disable_tqdm=True) for model in both)
+    assert own == oracle
+
+
+@pytest.fixture(scope="module")
+def both_of_learned_positions(tiny_tokenizer, tmp_path_factory):
+    """40 of them, of which a row of 48 tokens would need more."""
+    directory = tmp_path_factory.mktemp("opt")
+    shape = {name: value for name, value in SHAPE.items() if name not in ("num_key_value_heads", "intermediate_size")}
+    shape |= {"ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.15, "max_position_embeddings": 40}
+    Case("OPTConfig", shape | {"vocab_size": len(tiny_tokenizer)}).model().save_pretrained(directory)
+    tiny_tokenizer.save_pretrained(directory)
+    oracle = HFLM(pretrained=str(directory), device="cpu", dtype="float32", batch_size=2)
+    own = HarnessModel(load_model(directory), load_tokenizer(directory), batch_size=2, max_length=2048)
+    assert own.max_length == oracle.max_length == 40
+    return own, oracle
+
+
+def test_texts_longer_than_learned_positions_are_scored_as_by_the_harness(both_of_learned_positions):
+    pairs = requests(("x " * 30, "y " * 9), ("if x is None:", "\n    x = []"), ("x " * 30, "def add"))
+    texts = requests(("def add(a, b):\n    return a + b\n" * 9,), ("x",))
+    (own, own_texts), (oracle, oracle_texts) = (
+        (model.loglikelihood(pairs, disable_tqdm=True), model.loglikelihood_rolling(texts, disable_tqdm=True))
+        for model in both_of_learned_positions
+    )
+    np.testing.assert_allclose([score for score, _ in own], [score for score, _ in oracle], atol=2e-4)
+    np.testing.assert_allclose(own_texts, oracle_texts, rtol=1e-5)
+
+
+def test_questions_longer_than_learned_positions_are_answered_as_by_the_harness(both_of_learned_positions):
+    asked = requests(("def add(a, b):\n    return a + b\n" * 5, {"until": [], "max_gen_toks": 8, "do_sample": False}))
+    own, oracle = (model.generate_until(asked, disable_tqdm=True) for model in both_of_learned_positions)
     assert own == oracle
 
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from family_checks import SHAPE, VOCAB_SIZE, Case
 from flax import nnx
 from llama_oracle import GROUPED, make_pair
 
@@ -31,12 +32,12 @@ def model(pair):
     return nnx.split(pair.decoder)
 
 
-def torch_greedy(oracle, prompt, eos_id=None):
+def torch_greedy(oracle, prompt, eos_id=None, max_new_tokens=64):
     ids = torch.tensor([prompt])
     written = oracle.generate(
         ids,
         attention_mask=torch.ones_like(ids),
-        max_new_tokens=64,
+        max_new_tokens=max_new_tokens,
         do_sample=False,
         eos_token_id=eos_id,
         pad_token_id=0,
@@ -158,6 +159,36 @@ def test_an_answer_ends_where_it_is_told_to(model, greedy_answers):
 
     answers = generate(*model, PROMPTS, **SETTINGS, end_of=end_of)
     assert answers == [answer[:length] for answer, length in zip(greedy_answers, lengths, strict=True)]
+
+
+LEARNED = {
+    "gpt2": Case(
+        "GPT2Config",
+        {"vocab_size": VOCAB_SIZE, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 40}
+        | {"initializer_range": 0.15, "bos_token_id": None, "eos_token_id": None},
+    ),
+    "opt": Case(
+        "OPTConfig",
+        {name: value for name, value in SHAPE.items() if name not in ("num_key_value_heads", "intermediate_size")}
+        | {"ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.15, "max_position_embeddings": 40},
+    ),
+}
+
+
+@pytest.mark.parametrize("family", LEARNED)
+def test_all_learned_positions_are_used_and_no_more(family, tmp_path):
+    """Of 40 of them; the rectangle of the prompts has 48 columns, and what is padded takes none."""
+    oracle = LEARNED[family].model()
+    oracle.save_pretrained(tmp_path)
+    model = nnx.split(load_model(tmp_path))
+    rng = np.random.default_rng(1)
+    prompts = [rng.integers(2, VOCAB_SIZE, length).tolist() for length in (33, 5, 12, 21, 32)]
+    settings = {"max_new_tokens": 7, "eos_ids": (), "pad_id": 0}
+    answers = generate(*model, prompts, **settings)
+    assert answers == [torch_greedy(oracle, prompt, max_new_tokens=7) for prompt in prompts]
+    assert len({tuple(answer) for answer in answers}) > 3
+    with pytest.raises(InputError, match=r"at most the 40 tokens .*, but prompt 0 .* has 33 and max_new_tokens is 8;"):
+        generate(*model, prompts, **settings | {"max_new_tokens": 8})
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atkd_jax.errors import InputError
-from atkd_jax.generation.prompts import bucket_length, check_prompts, left_pad
+from atkd_jax.generation.prompts import bucket_length, check_positions, check_prompts, left_pad
 
 
 def test_buckets_are_few():
@@ -29,3 +29,12 @@ def test_prompts_stand_at_the_right():
 def test_negative_ids_are_refused():
     with pytest.raises(InputError, match=r"token ids must be from 0 to 9, but prompt 0 \(from 0\) has -1 to 3"):
         check_prompts([[3, -1]], vocab_size=10)
+
+
+def test_the_longest_prompt_and_its_answer_must_fit_learned_positions():
+    prompts = [[1] * 5, [1] * 780, [1] * 9]
+    check_positions(prompts, max_new_tokens=244, learned_positions=1024)
+    check_positions(prompts, max_new_tokens=10**6, learned_positions=None)
+    sentence = r"at most the 1024 tokens .* but prompt 1 \(from 0\) has 780 and max_new_tokens is 245; shorten"
+    with pytest.raises(InputError, match=sentence):
+        check_positions(prompts, max_new_tokens=245, learned_positions=1024)

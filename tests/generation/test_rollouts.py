@@ -1,8 +1,11 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
+from atkd_jax.errors import InputError
 from atkd_jax.generation import (
     Ending,
     Plan,
@@ -75,3 +78,15 @@ def test_answers_are_those_of_generate_and_sizes_are_few():
     assert writer.compilations == 2
     writer((params,), [[1], [2, 3]], row_keys(key, [0, 1]))
     assert writer.compilations == 2
+
+
+def test_a_prompt_and_its_answer_must_fit_the_positions_of_each_who_writes():
+    config = dataclasses.replace(CONFIG, positions="learned", max_position=12)
+    splits = [nnx.split(Decoder(own, rngs=nnx.Rngs(0))) for own in (CONFIG, config)]
+    graphdefs, params = zip(*splits, strict=True)
+    plan = Plan(graphdefs, Ending(6, (), PAD), is_greedy=False, top_k=None, teacher_weight=0.5, unstack=False)
+    writer = RolloutWriter(plan, knobs=make_knobs(1.0, None), most_rows=2, mesh=None)
+    keys = row_keys(jax.random.key(0), [0])
+    assert len(writer(params, [[1] * 6], keys)[0]) == 6
+    with pytest.raises(InputError, match=r"the 12 tokens .* prompt 0 \(from 0\) has 7 and max_new_tokens is 6"):
+        writer(params, [[1] * 7], keys)

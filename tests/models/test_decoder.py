@@ -247,6 +247,22 @@ def test_a_row_longer_than_the_learned_positions_is_refused():
         decoder.hidden_states(TOKENS)
 
 
+def test_padding_takes_no_learned_position():
+    """25 positions are enough for 20 tokens behind 15 of padding, and for 5 more."""
+    decoder = random_decoder(dataclasses.replace(LEARNED, max_position=25))
+    graphdef, params = nnx.split(decoder)
+    full = hidden_of(graphdef, params, jnp.asarray(TOKENS[:, 15:]))
+    present = np.broadcast_to(np.arange(35, dtype=np.int32) >= 15, (2, 35)).astype(np.int32)
+    positions = np.maximum(np.cumsum(present, axis=1, dtype=np.int32) - 1, 0)
+    hidden, cache = prefill(graphdef, params, TOKENS[:, :35], positions, present, max_length=48)
+    np.testing.assert_allclose(hidden[:, 15:], full[:, :20], atol=1e-5, rtol=0)
+    more, segments = whole_rows(5, 20)
+    hidden, cache = decode(graphdef, params, TOKENS[:, 35:], more, cache, segments)
+    np.testing.assert_allclose(hidden, full[:, 20:], atol=1e-5, rtol=0)
+    beyond, segments = whole_rows(1, 25)
+    assert np.isfinite(decode(graphdef, params, TOKENS[:, :1], beyond, cache, segments)[0]).all()
+
+
 def test_a_cache_too_short_for_its_prompt_is_refused():
     with pytest.raises(ValueError, match="max_length must be at least the 40 tokens, got 39"):
         pair(GROUPED).decoder.prefill(TOKENS, positions=TOKENS, segment_ids=TOKENS, max_length=39)

@@ -1,5 +1,7 @@
+import dataclasses
 import importlib.util
 import math
+import re
 
 import jax
 import pytest
@@ -9,6 +11,8 @@ from atkd_jax.config import Config
 from atkd_jax.models import Decoder, DecoderConfig
 from atkd_jax.sharding import make_meshes
 from atkd_jax.sharding.chips import CHIPS, topology_devices
+from atkd_jax.sharding.collectives import collectives_of
+from atkd_jax.sharding.compiled_text import parse_program, runs
 from atkd_jax.training import ahead_of_time
 from atkd_jax.training.ahead_of_time import Shapes, compile_ahead, held_by
 
@@ -30,6 +34,17 @@ def config_of(**training):
 def parameters_of(shape):
     model = nnx.eval_shape(lambda: Decoder(shape, rngs=nnx.Rngs(0)))
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(model)))
+
+
+def moved_shapes(ahead, num_devices):
+    """Of each array of each collective in the compiled text, its kind and dimensions."""
+    program = parse_program(ahead.text)
+    return {
+        (each.kind, shape)
+        for run in runs(program, turns=lambda loop: 1)
+        for each in collectives_of(program, run, num_devices)
+        for shape in each.shapes
+    }
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +77,41 @@ def test_arithmetic_is_that_of_both_models(ahead):
     least = 2 * tokens * (teacher + VOCAB * SHAPES.teacher.width) + 6 * tokens * student
     assert least < ahead.cost.flops < 1.5 * least
     assert any(each.axes == "tensor" for each in ahead.cost.collectives)
+
+
+@pytest.mark.parametrize(
+    ("objective", "rollout"),
+    [
+        ({"name": "minillm_lmops", "adaptive": True}, {"author": "mixed", "fraction": 0.5}),
+        pytest.param({"name": "generalized_jsd", "adaptive": True}, {"author": "student"}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_step_from_rollouts_never_has_the_logits_of_all_its_tokens(objective, rollout):
+    """Neither model's, forward or back: no array of the program has half as many numbers."""
+    vocabulary, rows, length = 4096, 64, 64
+    shapes = [dataclasses.replace(shape, vocab_size=vocabulary) for shape in (SHAPES.teacher, SHAPES.student)]
+    tree = {
+        "objective": objective,
+        "rollout": rollout,
+        "data": {"sequence_length": length, "packing": False},
+        "training": {"batch_size": rows, "chunk_tokens": 256},
+    }
+    whole = compile_ahead(
+        Config.model_validate(tree),
+        shapes=Shapes(*shapes, vocab_size=vocabulary),
+        chip=CHIPS["v5e"],
+        devices=jax.devices()[:1],
+    )
+    sizes = {math.prod(map(int, dims.split(","))) for dims in re.findall(r"\w+\[([\d,]+)\]", whole.text)}
+    assert 256 * vocabulary in sizes
+    assert max(sizes) < rows * length * vocabulary / 2
+
+
+def test_all_arrays_that_are_moved_are_seen(ahead):
+    shapes = moved_shapes(ahead, 8)
+    assert {(each.kind, each.largest) for each in ahead.cost.collectives} <= shapes
+    assert len(shapes) > len(ahead.cost.collectives) > 0
+    assert len({shape for kind, shape in shapes if kind == "all-gather"}) > 1
 
 
 def test_what_is_held_needs_no_compiler():
@@ -104,9 +154,11 @@ def test_a_tpus_step_moves_no_logits():
     )
     ahead = compile_ahead(config, shapes=shapes, chip=CHIPS["v5e"], devices=topology_devices("v5e:4x4"))
     assert ahead.memory is not None
-    assert ahead.cost.collectives
-    for each in ahead.cost.collectives:
-        assert not {512, 1024} & {*each.largest} or math.prod(each.largest) <= 1024 * 64, each
+    shapes = moved_shapes(ahead, 16)
+    assert {(each.kind, each.largest) for each in ahead.cost.collectives} <= shapes
+    assert len(shapes) > len(ahead.cost.collectives) > 0
+    for kind, shape in shapes:
+        assert not {512, 1024} & {*shape} or math.prod(shape) <= 1024 * 64, (kind, shape)
 
 
 def test_a_teacher_whose_layers_never_run_holds_its_embeddings():

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import shutil
 
 import jax
@@ -8,6 +10,7 @@ import optax
 import pytest
 
 from atkd_jax.errors import InputError
+from atkd_jax.training import reading
 from atkd_jax.training.checkpoints import Checkpoints, abstract_state_like
 from atkd_jax.training.reading import DamagedCheckpointError, read_checkpoint, read_student_params
 from atkd_jax.training.state import initial_state
@@ -72,10 +75,66 @@ def test_another_model_is_not_called_damaged(two_steps):
     assert not isinstance(raised.value, DamagedCheckpointError)
 
 
-def test_a_file_that_may_not_be_read_is_not_called_damaged(two_steps, monkeypatch):
-    def refuse(*_, **__):
-        raise PermissionError(13, "Permission denied", "metadata")
+def failing(monkeypatch, error, place):
+    """Lets a read of the run's record, or of the state, end in an error."""
 
-    monkeypatch.setattr("pathlib.Path.read_text", refuse)
-    with pytest.raises(PermissionError):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr({"run": "pathlib.Path.read_text", "state": RESTORE}[place], fail)
+
+
+RESTORE = "orbax.checkpoint.PyTreeCheckpointHandler.restore"
+SYSTEM = [errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.EACCES, errno.ETIMEDOUT]
+
+
+@pytest.mark.parametrize("place", ["run", "state"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(OSError(number, os.strerror(number), "metadata") for number in SYSTEM),
+        MemoryError(),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes."),
+        ValueError(f"Error opening file: Input/output error [os_error_code='{errno.EIO}']"),
+    ],
+    ids=repr,
+)
+def test_what_keeps_the_machine_from_reading_is_not_called_damage(two_steps, monkeypatch, error, place):
+    failing(monkeypatch, error, place)
+    with pytest.raises(type(error)) as raised:
+        read_student_params(two_steps, abstract_state_like(state_of(0)).params)
+    assert raised.value is error
+
+
+def test_an_error_that_a_library_made_of_the_machines_is_not_called_damage(two_steps, monkeypatch):
+    wrapped = KeyError("state")
+    wrapped.__cause__ = OSError(errno.EIO, "Input/output error")
+    failing(monkeypatch, wrapped, "state")
+    with pytest.raises(KeyError):
         read_checkpoint(two_steps / "2", abstract_state_like(state_of(0)))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "metadata"),
+        NotADirectoryError(errno.ENOTDIR, "Not a directory", "metadata"),
+        OSError("a short file"),
+        ValueError("DATA_LOSS: checksum [os_error_code='2']"),
+    ],
+    ids=repr,
+)
+def test_a_missing_or_short_file_is_called_damage(two_steps, monkeypatch, error):
+    failing(monkeypatch, error, "state")
+    with pytest.raises(DamagedCheckpointError, match=r"2 cannot be read.*it is damaged"):
+        read_checkpoint(two_steps / "2", abstract_state_like(state_of(0)))
+
+
+def test_what_kept_another_process_from_reading_is_not_called_damage(two_steps, monkeypatch):
+    other = {"damage": None, "difference": None, "refusal": "[Errno 5] Input/output error"}
+    monkeypatch.setattr(reading, "gathered", lambda own: [own, other])
+    with pytest.raises(
+        InputError, match=r"not be read by another process \(\[Errno 5\] Input/output error\)"
+    ) as raised:
+        read_checkpoint(two_steps / "2", abstract_state_like(state_of(0)))
+    assert not isinstance(raised.value, DamagedCheckpointError)
