@@ -36,6 +36,14 @@ class Read(HTMLParser):
             self.rows[-1][-1] += data
 
 
+def addresses_in_pictures(page):
+    """The addresses that stand in a page's pictures, beside the names of what SVG is made of."""
+    pictures = re.findall(r"data:image/(?:svg\+xml|png);base64,([^\"]+)", page)
+    assert pictures
+    found = {address for each in pictures for address in re.findall(rb"https?:[^\s\"'<>]*", base64.b64decode(each))}
+    return found - {b"http://www.w3.org/2000/svg", b"http://www.w3.org/1999/xlink"}
+
+
 def browsed(page, directory, *, height):
     """What a browser makes of a page: the tags and texts that it shows, and the number of its pictures, all whole."""
     path, shot = directory / "page.html", directory / "page.png"

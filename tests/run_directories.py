@@ -55,6 +55,7 @@ def write_run(run_dir, *, factor=1.0, easy_weight=0.2, everything=True):
         "ratio_percent": 50.0, "scored": 79, "unreadable": 1, "unanswered": 0,
     }  # fmt: skip
     (run_dir / "judge.json").write_text(json.dumps({"judge": "a judge", "results": [judged]}))
+    (run_dir / "uncertainty.csv").write_text(f"teacher,tokens,mean\n{HOSTILE},120,0.123456\n")
     tasks = {"mmlu": {"acc": 0.2512, "acc_stderr": 0.01, "num_fewshot": 5}}
     (run_dir / "harness.json").write_text(json.dumps({"models": {"student after": tasks}}))
     return run_dir

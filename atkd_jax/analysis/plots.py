@@ -52,7 +52,7 @@ def draw_measure(summaries: Sequence[Summary], *, x: str, measure: str, path: Pa
     axes.set_ylabel(MEASURES[measure][0] if measure in MEASURES else measure)
     if any(lines):
         axes.legend()
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
 
 
 def draw_densities(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], *, title: str, x: str, path: Path) -> None:
@@ -72,7 +72,7 @@ def draw_densities(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], *, title
     axes.set_ylim(bottom=0)
     axes.set_title(title)
     axes.legend()
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
 
 
 def draw_landscapes(found: Mapping[str, Mapping[int, Landscape]], *, title: str, path: Path) -> None:
@@ -95,7 +95,7 @@ def draw_landscapes(found: Mapping[str, Mapping[int, Landscape]], *, title: str,
         axes.set_ylabel("cross-entropy, nats a token")
         axes.set_title(title)
         axes.legend()
-        figure.savefig(path, dpi=150)
+        _save(figure, path)
         return
     columns = max(len(own) for own in found.values())
     figure, grid = _figure(rows=len(found), columns=columns)
@@ -106,7 +106,12 @@ def draw_landscapes(found: Mapping[str, Mapping[int, Landscape]], *, title: str,
             axes.plot(0, 0, marker="+", color="white")
             axes.set_title(f"{name}, seed {seed}", fontsize=9)
     figure.suptitle(f"{title}: cross-entropy, nats a token")
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Writes a PNG file, without the address by which matplotlib names itself."""
+    figure.savefig(path, dpi=150, metadata={"Software": None})
 
 
 def _figure(rows: int = 0, columns: int = 0) -> tuple[Any, Any]:

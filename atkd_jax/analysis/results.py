@@ -56,6 +56,11 @@ def read_result(cell: Cell, *, fingerprint: str) -> Result | None:
     return Result(cell, _numbers(kept["measures"]), _numbers(kept["teacher"]), kept["seconds"])
 
 
+def has_student(cell: Cell) -> bool:
+    """Returns whether a run's student has been exported, so that other cells can start from it."""
+    return (cell.config.run_dir / "student" / "config.json").is_file()
+
+
 def result_json(cell: Cell, *, fingerprint: str, seconds: float) -> dict[str, Any]:
     """Returns what `read_result` reads, of a run that has just been measured."""
     student, teacher = measured(cell.config.run_dir)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ _FILES = (
     "judge.json",
     "harness.json",
     "landscape.json",
+    "uncertainty.csv",
     "scores.json",
     "accuracy.json",
 )
@@ -40,6 +43,8 @@ class RunFiles:
         harness: What the harness's tasks came to.
         landscape: The loss around students.
         landscape_picture: A PNG file of it.
+        uncertainty: The lines of uncertainty.csv.
+        uncertainty_picture: A PNG file of it.
         scores: Of scorers of answers, what `evaluate` kept.
         accuracy: Of a student of images, what `train` kept.
     """
@@ -54,6 +59,8 @@ class RunFiles:
     harness: dict[str, Any]
     landscape: dict[str, Any]
     landscape_picture: bytes | None
+    uncertainty: list[list[str]]
+    uncertainty_picture: bytes | None
     scores: dict[str, Any]
     accuracy: dict[str, Any]
 
@@ -68,6 +75,11 @@ def read_runs(run_dirs: list[Path], *, names: list[str] | None = None) -> list[R
     if len(set(resolved)) < len(resolved):
         raise InputError("report: each run must be named once; leave the second mention out.")
     return [_read_run(path, name) for path, name in zip(resolved, names or _names(resolved), strict=True)]
+
+
+def read_csv(path: Path) -> list[list[str]]:
+    """Returns the lines of a CSV file; none where it is not there."""
+    return list(csv.reader(io.StringIO(_text(path), newline="")))
 
 
 def points_of(run: RunFiles, name: str) -> tuple[list[float], list[float | None]]:
@@ -104,6 +116,8 @@ def _read_run(run_dir: Path, name: str) -> RunFiles:
         harness=_json(run_dir / "harness.json"),
         landscape=_json(run_dir / "landscape.json"),
         landscape_picture=_bytes(run_dir / "landscape.png"),
+        uncertainty=read_csv(run_dir / "uncertainty.csv"),
+        uncertainty_picture=_bytes(run_dir / "uncertainty.png"),
         scores=_json(run_dir / "scores.json"),
         accuracy=_json(run_dir / "accuracy.json"),
     )

@@ -12,6 +12,7 @@ from atkd_jax.analysis.labelled_report import labelled_blocks, subject_of, untau
 from atkd_jax.analysis.landscape_report import landscape_blocks
 from atkd_jax.analysis.page import Block, Fold, Note, Picture, Pictures, Section, Side, Table, render_page
 from atkd_jax.analysis.run_files import RunFiles, points_of
+from atkd_jax.analysis.uncertainty_report import uncertainty_blocks
 
 # Curves that most readers look at first; the others follow by name.
 _FIRST_CURVES = ("loss", "cross_entropy", "forward_kl", "gradient_norm", "learning_rate", "tokens_per_second")
@@ -40,6 +41,10 @@ def run_report(runs: Sequence[RunFiles]) -> str:
         Section(
             "Loss landscape",
             [block for run in runs for block in landscape_blocks(run.name, run.landscape, run.landscape_picture)],
+        ),
+        Section(
+            "The teachers' uncertainty",
+            [block for run in runs for block in uncertainty_blocks(run.name, run.uncertainty, run.uncertainty_picture)],
         ),
         Section("Instruction sets", _instruction_sets(runs)),
         Section("Judge", _judge(runs)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 from atkd_jax.analysis.claims import Verdict
 from atkd_jax.analysis.paired import Comparison, Spread
-from atkd_jax.analysis.run_files import RunFiles, read_runs
+from atkd_jax.analysis.run_files import RunFiles, read_csv, read_runs
 from atkd_jax.analysis.summary import Summary
 from atkd_jax.errors import InputError
 
@@ -88,7 +87,7 @@ def read_study_directory(directory: Path) -> StudyDirectory:
         failed = dict(kept["failed"])
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(f"report: {path} is not what study wrote ({error}); run the study again.") from error
-    copy, landscape, table = directory / STUDY_COPY, directory / "landscape.json", directory / "uncertainty.csv"
+    copy, landscape = directory / STUDY_COPY, directory / "landscape.json"
     return StudyDirectory(
         name=directory.name,
         text=copy.read_text(encoding="utf-8") if copy.is_file() else "",
@@ -97,7 +96,7 @@ def read_study_directory(directory: Path) -> StudyDirectory:
         runs=runs,
         failed=failed,
         pictures={each.name: each.read_bytes() for each in sorted(directory.glob("*.png"))},
-        uncertainty=list(csv.reader(table.read_text(encoding="utf-8").splitlines())) if table.is_file() else [],
+        uncertainty=read_csv(directory / "uncertainty.csv"),
         landscape=json.loads(landscape.read_text(encoding="utf-8")) if landscape.is_file() else {},
     )
 

@@ -20,6 +20,7 @@ from atkd_jax.analysis.tables import (
     comparison_table,
     result_table,
 )
+from atkd_jax.analysis.uncertainty_report import uncertainty_blocks
 
 _CURVES = ("loss", "cross_entropy", "validation/cross_entropy", "gradient_norm")
 # Beyond so many lines a picture of curves shows nothing.
@@ -39,7 +40,10 @@ def study_report(study: StudyDirectory) -> str:
         Section("Claims", _claims(study)),
         Section("Results", _results(study)),
         Section("Pictures", _pictures(study)),
-        Section("The teachers' uncertainty", _uncertainty(study)),
+        Section(
+            "The teachers' uncertainty",
+            uncertainty_blocks(study.name, study.uncertainty, study.pictures.get("uncertainty.png")),
+        ),
         Section("Loss landscape", landscape_blocks(study.name, study.landscape, study.pictures.get("landscape.png"))),
         Section("Training", _training(shown)),
         Section("Samples", sample_blocks(shown)),
@@ -76,16 +80,6 @@ def _pictures(study: StudyDirectory) -> list[Block]:
         if own
         else []
     )
-
-
-def _uncertainty(study: StudyDirectory) -> list[Block]:
-    if not study.uncertainty:
-        return []
-    headings, *rows = study.uncertainty
-    digits = [[row[0], *(_digits(value) for value in row[1:])] for row in rows]
-    picture = study.pictures.get("uncertainty.png")
-    pictures = [] if picture is None else [Pictures([Picture(picture, "density of the teachers' uncertainty")])]
-    return [*pictures, Table(headings, digits)]
 
 
 def _training(shown: Sequence[RunFiles]) -> list[Block]:
@@ -148,10 +142,6 @@ def _few(keys: Sequence[str]) -> str:
 
 def _measure(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
-
-
-def _digits(text: str) -> str:
-    return text if "." not in text else f"{float(text):.4f}"
 
 
 def _shown(value: object) -> str:

@@ -17,7 +17,7 @@ from atkd_jax.commands.evaluate_instructions import answer_sets, open_sets
 from atkd_jax.commands.evaluate_judge import check_judge, judge_answers
 from atkd_jax.commands.held_out import measure_held_out
 from atkd_jax.commands.joining import join
-from atkd_jax.commands.report import keep_report
+from atkd_jax.commands.report import refresh_report
 from atkd_jax.commands.run_directory import write_json
 from atkd_jax.commands.scorers import evaluate_scorers
 from atkd_jax.commands.student import read_trained_student, student_at_start
@@ -58,11 +58,13 @@ def run(options: EvaluateOptions) -> None:
     console = Console(quiet=jax.process_index() != 0)
     if config.answers.source is not None:
         evaluate_scorers(config, console=console)
+        _refresh(config, console)
         return
     if config.images.source is not None:
         # A finished run's student is read again and measured; of one that was stopped, training goes on first.
         require_checkpoint(config.run_dir / "checkpoints")
         train_on_images(config, console=console)
+        _refresh(config, console)
         return
     if options.measure or options.harness:
         subjects = _load(options, config, console)
@@ -74,9 +76,13 @@ def run(options: EvaluateOptions) -> None:
             )
     if options.judge and jax.process_index() == 0:
         judge_answers(config, confirmed=options.yes, console=console)
-    page = config.run_dir / "report.html"
-    if jax.process_index() == 0 and page.is_file():
-        keep_report([config.run_dir], page, console=console)  # What training wrote does not know these numbers.
+    _refresh(config, console)
+
+
+def _refresh(config: Config, console: Console) -> None:
+    """Brings these numbers to the page that training wrote."""
+    if jax.process_index() == 0:
+        refresh_report(config.run_dir, console=console)
 
 
 class _Subjects(NamedTuple):

@@ -106,7 +106,7 @@ def run_harness(
                 raise InputError(
                     f"evaluate: the data of the task {task} must be there or come from the hub, but {reason}."
                 ) from error
-            found[name] |= {title: _measures(row, results) for title, row in results["results"].items()}
+            found[name] |= {title: _measures(title, row, results) for title, row in results["results"].items()}
     if jax.process_index() == 0:
         config.run_dir.mkdir(parents=True, exist_ok=True)
         write_json(config.run_dir / "harness.json", {"tasks": tasks, "limit": own.limit, "models": found})
@@ -126,15 +126,14 @@ def _task_manager(folder: Path | None, names: tuple[str, ...]) -> Any:
     return TaskManager(include_path=None if folder is None else str(folder))
 
 
-def _measures(row: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
+def _measures(task: str, row: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
     """A task's numbers, by the harness's names without its filter where there is none, and its few-shot number."""
     numbers = {
         key.removesuffix(",none"): float(value)
         for key, value in row.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
-    shots = results.get("n-shot", {}).get(row.get("alias", "").strip(" -"))
-    return {**numbers, "num_fewshot": shots}
+    return {**numbers, "num_fewshot": results.get("n-shot", {}).get(task)}
 
 
 def _table(found: Mapping[str, Mapping[str, Any]]) -> Table:

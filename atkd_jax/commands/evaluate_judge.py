@@ -14,6 +14,7 @@ from atkd_jax.commands.evaluate_instructions import ANSWERS
 from atkd_jax.commands.progress_line import progress_line
 from atkd_jax.commands.run_directory import write_json
 from atkd_jax.config import Config
+from atkd_jax.data.jsonl import text_lines
 from atkd_jax.errors import InputError
 from atkd_jax.evaluation.judge import Case, digest, estimated_tokens, make_cases, summarise
 from atkd_jax.interop.openai_client import EndpointError, OpenAIClient, api_key_from
@@ -76,7 +77,7 @@ def _cases(config: Config) -> list[Case]:
     for path in sorted(folder.glob("*/*.jsonl")):
         model, _, decoding = path.stem.rpartition(".")
         if decoding in own.decodings:
-            records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            records = [json.loads(line) for line in text_lines(path.read_text(encoding="utf-8"))]
             cases += make_cases(
                 records[: own.max_examples],
                 set_name=path.parent.name,
@@ -142,7 +143,7 @@ def _transcript(
 def _read_transcripts(path: Path) -> list[dict[str, Any]]:
     """The lines of an earlier call; one that a stop cut off is taken out of the file."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    lines = [line for line in text_lines(text) if line.endswith("\n")]
     if len("".join(lines)) < len(text):
         path.write_text("".join(lines), encoding="utf-8")
     return [json.loads(line) for line in lines]

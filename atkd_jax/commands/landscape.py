@@ -16,6 +16,7 @@ from atkd_jax.analysis.landscape_report import sharpness
 from atkd_jax.analysis.plots import draw_landscapes
 from atkd_jax.commands.held_out import held_out_batches
 from atkd_jax.commands.progress_line import progress_line
+from atkd_jax.commands.report import refresh_report
 from atkd_jax.commands.run_directory import write_json, write_text
 from atkd_jax.commands.student import read_trained_student
 from atkd_jax.commands.uncertainty import label_of
@@ -54,6 +55,7 @@ def run(options: LandscapeOptions) -> None:
     write_json(out / "landscape.json", {**facts, "dimensions": config.landscape.dimensions, "students": students})
     draw_landscapes(found, title=f"{config.data.source}, {config.evaluation.split}", path=out / "landscape.png")
     console.print(f"Kept in {out}/landscape.csv, .json and .png", highlight=False, soft_wrap=True)
+    refresh_report(out, console=console)
 
 
 def _landscapes(config: Config, directory: str | None, label: str, console: Console) -> dict[int, Landscape]:

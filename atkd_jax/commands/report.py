@@ -45,6 +45,18 @@ def keep_report(directories: Sequence[Path], out: Path, *, console: Console) -> 
     console.print(f"The report is {out}", highlight=False, soft_wrap=True)
 
 
+def refresh_report(directory: Path, *, console: Console) -> None:
+    """Writes the report.html of a run or a study anew where there is one, which lacks what was measured since.
+
+    Args:
+        directory: Of the run or the study.
+        console: Where the line goes.
+    """
+    page = directory / "report.html"
+    if page.is_file():
+        keep_report([directory], page, console=console)
+
+
 def _page(directories: list[Path]) -> str:
     studies = [path for path in directories if is_study_directory(path)]
     if not studies:

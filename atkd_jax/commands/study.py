@@ -17,7 +17,7 @@ from atkd_jax.analysis.claims import judge_claims, require_claims
 from atkd_jax.analysis.fingerprint import fingerprint
 from atkd_jax.analysis.grid import Cell, expand
 from atkd_jax.analysis.plots import draw_measure
-from atkd_jax.analysis.results import Result, read_result, share_done
+from atkd_jax.analysis.results import Result, has_student, read_result, share_done
 from atkd_jax.analysis.scheduling import Progress, run_cells
 from atkd_jax.analysis.study_directory import RESULTS_NAME, STUDY_COPY
 from atkd_jax.analysis.study_file import Study, read_study
@@ -51,7 +51,7 @@ def run(options: StudyOptions) -> None:
         run_cell(cell, prints[cell.key], lifeline=lifeline, **kept)
         return
     console = Console()
-    done = _finished(cells, prints)
+    done = _done(cells, prints)
     if options.dry_run:
         _print_plan(console, cells, done)
         return
@@ -118,6 +118,12 @@ def _fingerprints(study: Study, cells: Sequence[Cell]) -> dict[str, str]:
 def _finished(cells: Sequence[Cell], prints: Mapping[str, str]) -> dict[str, Result]:
     results = {cell.key: read_result(cell, fingerprint=prints[cell.key]) for cell in cells}
     return {key: result for key, result in results.items() if result is not None}
+
+
+def _done(cells: Sequence[Cell], prints: Mapping[str, str]) -> dict[str, Result]:
+    """The results of the cells that need not be run: those without a student that another one starts from must be."""
+    without = {cell.key for cell in cells if cell.is_needed and not has_student(cell)}
+    return {key: result for key, result in _finished(cells, prints).items() if key not in without}
 
 
 def _print_plan(console: Console, cells: Sequence[Cell], done: Mapping[str, Result]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from atkd_jax.analysis.grid import Cell
-from atkd_jax.analysis.results import RESULT_NAME, result_json
+from atkd_jax.analysis.results import RESULT_NAME, has_student, read_result, result_json
 from atkd_jax.commands.report import keep_report
 from atkd_jax.commands.run_directory import write_json, write_text
 from atkd_jax.commands.verbs import EvaluateOptions, ExportOptions, TrainOptions
@@ -25,7 +26,8 @@ def run_cell(
 ) -> None:
     """Runs a cell from where it stands.
 
-    A run directory that was begun with other inputs is put aside, as `SEED.KEY` of those.
+    A run directory that was begun with other inputs is put aside, as `SEED.KEY` of those; one that was put aside with
+    these inputs is taken back, and where it has finished nothing is run.
 
     Args:
         cell: The cell.
@@ -44,9 +46,13 @@ def run_cell(
         threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     began, config = time.monotonic(), cell.config
     _begin(config.run_dir, fingerprint)
+    is_exported = cell.is_needed or keep_student
+    if read_result(cell, fingerprint=fingerprint) is not None and (has_student(cell) or not is_exported):
+        print("It has finished with these inputs already.")
+        return
     train.run(TrainOptions(settings=config, report=False))
     evaluate.run(EvaluateOptions(settings=config, after_only=True))
-    if cell.is_needed or keep_student:
+    if is_exported:
         export.run(ExportOptions(settings=config))
     seconds = round(time.monotonic() - began, 3)
     write_json(config.run_dir / RESULT_NAME, result_json(cell, fingerprint=fingerprint, seconds=seconds))
@@ -60,14 +66,27 @@ def _begin(run_dir: Path, fingerprint: str) -> None:
     before = inputs.read_text(encoding="utf-8").strip() if inputs.exists() else None
     if before is not None and before != fingerprint:
         # The log of this process is being written into the directory and goes on in the old one's place.
-        aside = run_dir.with_name(f"{run_dir.name}.{before}")
+        aside = _free(run_dir.with_name(f"{run_dir.name}.{before}"))
         run_dir.rename(aside)
-        run_dir.mkdir()
+        earlier = run_dir.with_name(f"{run_dir.name}.{fingerprint}")
+        is_back = earlier.is_dir()
+        if is_back:
+            earlier.rename(run_dir)
+        else:
+            run_dir.mkdir()
         if (aside / "log.txt").exists():
             (aside / "log.txt").rename(run_dir / "log.txt")
         print(f"The inputs have changed: what was here is now {aside}.")
+        if is_back:
+            print(f"A run with these inputs was {earlier} and goes on here.")
     run_dir.mkdir(parents=True, exist_ok=True)
     write_text(inputs, fingerprint + "\n")
+
+
+def _free(path: Path) -> Path:
+    """The path, or with the first number from 2 on behind it where something is called so already."""
+    numbered = (path.with_name(f"{path.name}.{number}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], numbered) if not each.exists())
 
 
 def _end_with(lifeline: int) -> None:

@@ -13,6 +13,7 @@ from atkd_jax.analysis.plots import draw_densities
 from atkd_jax.analysis.uncertainty import density, describe, token_uncertainties
 from atkd_jax.commands.held_out import held_out_batches
 from atkd_jax.commands.progress_line import progress_line
+from atkd_jax.commands.report import refresh_report
 from atkd_jax.commands.run_directory import write_text
 from atkd_jax.commands.verbs import UncertaintyOptions
 from atkd_jax.config import Config
@@ -38,6 +39,7 @@ def run(options: UncertaintyOptions) -> None:
     title = f"{config.data.source}, {config.evaluation.split}"
     draw_densities(curves, title=title, x="UNC = 1 - p(target)", path=out / "uncertainty.png")
     console.print(f"Kept in {out}/uncertainty.csv and .png", highlight=False, soft_wrap=True)
+    refresh_report(out, console=console)
 
 
 def _values(config: Config, name: str, console: Console):

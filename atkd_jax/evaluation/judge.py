@@ -104,7 +104,8 @@ def make_cases(
 def read_scores(reply: str) -> tuple[float, float] | None:
     """Returns the two scores on a reply's first line, in its order; None where there are not two from 1 to 10.
 
-    What a judge thinks aloud between `<think>` and `</think>` is passed over.
+    What a judge thinks aloud between `<think>` and `</think>` is passed over, and so is all that follows a `<think>`
+    that never ends.
 
     Example:
         >>> read_scores("8 7.5\\nThe first is ..."), read_scores("First answer: 8/10, second answer: 7/10")
@@ -112,7 +113,7 @@ def read_scores(reply: str) -> tuple[float, float] | None:
         >>> read_scores("Both are good."), read_scores("8 70"), read_scores("7")
         (None, None, None)
     """
-    spoken = re.sub(r"<think>.*?</think>", "", reply, flags=re.DOTALL).strip()
+    spoken = re.sub(r"<think>.*?(?:</think>|\Z)", "", reply, flags=re.DOTALL).strip()
     line = re.sub(r"/\s*10\b|(?<=[Aa]nswer )[12]\b|(?<=[Aa]ssistant )[12]\b", "", spoken.partition("\n")[0])
     scores = [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", line)]
     return (scores[0], scores[1]) if len(scores) == 2 and all(1 <= score <= 10 for score in scores) else None

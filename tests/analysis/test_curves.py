@@ -33,6 +33,13 @@ def test_names_are_taken_as_they_are_and_pictures_can_be_repeated():
     ElementTree.fromstring(svg)
 
 
+def test_no_address_stands_in_a_picture_but_those_of_its_names():
+    svg = draw_curves({"a": ([1, 2], [1.0, 2.0])}, title="loss", x="step")
+    assert set(re.findall(r"https?:[^\s\"<]*", svg)) == {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert "<!DOCTYPE" not in svg
+    assert "<metadata" not in svg
+
+
 def test_without_matplotlib_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(InputError, match="pip install 'atkd-jax"):

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from atkd_jax.analysis.results import RESULT_NAME, measured, read_result, result_json, share_done
+from atkd_jax.analysis.results import RESULT_NAME, has_student, measured, read_result, result_json, share_done
 
 
 def finish(cell, *, perplexity=7.0, speeds=(10.0, 400.0, 300.0, 200.0)):
@@ -40,6 +40,15 @@ def test_a_result_is_read_with_the_inputs_that_it_was_written_with(cells_of):
     assert read_result(cell, fingerprint="y") is None
     (cell.config.run_dir / RESULT_NAME).write_text("{half")
     assert read_result(cell, fingerprint="x") is None
+
+
+def test_a_student_is_there_when_it_was_exported(cells_of):
+    _, (cell,) = cells_of()
+    student = cell.config.run_dir / "student"
+    student.mkdir(parents=True)
+    assert not has_student(cell)
+    (student / "config.json").write_text("{}")
+    assert has_student(cell)
 
 
 def test_a_running_cell_s_share_is_read_off_its_metrics(cells_of):

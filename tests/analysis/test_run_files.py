@@ -9,7 +9,9 @@ def test_every_file_may_be_missing_but_not_all(run_dir, tmp_path):
     assert (run.name, run.config["objective.easy_weight"], len(run.metrics)) == ("atkd", 0.2, 39)
     for file in ("config.yaml", "evaluation.json", "judge.json", "harness.json", "environment.json"):
         (run_dir / file).unlink()
+    (run_dir / "uncertainty.csv").unlink()
     (run,) = read_runs([run_dir])
+    assert run.uncertainty == []
     assert (run.config, run.evaluation, run.judge, run.harness) == ({}, {}, {}, {})
     (run_dir / "metrics.jsonl").unlink()
     with pytest.raises(InputError, match="must be a run directory, but it holds none of"):
@@ -34,6 +36,12 @@ def test_a_broken_file_is_named(file, sentence, run_dir):
     (run_dir / file).write_text("{[")
     with pytest.raises(InputError, match=f"{file} {sentence}"):
         read_runs([run_dir])
+
+
+def test_a_line_of_csv_ends_at_a_newline_alone(run_dir):
+    (run_dir / "uncertainty.csv").write_text("teacher,mean\na\u2028b,0.5\n", encoding="utf-8")
+    (run,) = read_runs([run_dir])
+    assert run.uncertainty == [["teacher", "mean"], ["a\u2028b", "0.5"]]
 
 
 def test_what_was_measured_now_and_then_has_the_steps_of_its_own_lines(run_dir):

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from read_pages import BROWSER, Read, browsed
+from read_pages import BROWSER, Read, addresses_in_pictures, browsed
 from run_directories import HOSTILE, write_run
 
 from atkd_jax.analysis.run_files import read_runs
@@ -38,6 +38,7 @@ def test_one_run_has_all_its_sections(run_dir):
     ] in read.rows
     assert ["dolly, student_after, greedy", "4.00", "8.00", "50.00", "79", "1", "0"] in read.rows
     assert ["mmlu, acc", "0.2512"] in read.rows
+    assert [HOSTILE, "120", "0.1235"] in read.rows
     pictures = [attrs["alt"] for tag, attrs in read.tags if tag == "img"]
     assert pictures[:1] == ["perplexity by decile of UNC"]
     assert pictures[5:] == ["loss by step", "gradient_norm by step"]  # What never changes has no picture.
@@ -51,6 +52,10 @@ def test_texts_are_shown_and_not_obeyed(run_dir):
     assert read.text.count(HOSTILE) >= 4  # teacher's name, prompt, answer, platform
     assert not {"script", "b"} & {tag for tag, _ in read.tags}
     assert all(attrs.get("src", "data:image/").startswith("data:image/") for _, attrs in read.tags)
+
+
+def test_pictures_name_no_address(run_dir, other_run_dir):
+    assert not addresses_in_pictures(run_report(read_runs([run_dir, other_run_dir])))
 
 
 def test_runs_are_compared(run_dir, other_run_dir):
@@ -75,6 +80,6 @@ def test_a_run_that_was_only_trained_has_a_page(tmp_path):
 @pytest.mark.slow
 def test_a_browser_draws_it(run_dir, other_run_dir, tmp_path):
     dom, pictures = browsed(run_report(read_runs([run_dir, other_run_dir])), tmp_path, height=4200)
-    assert dom.count('<section id="section-') == 9
+    assert dom.count('<section id="section-') == 10
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in dom
     assert pictures == 7

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from read_pages import BROWSER, Read, browsed
+from read_pages import BROWSER, Read, addresses_in_pictures, browsed
 from run_directories import HOSTILE
 
 from atkd_jax.analysis.plots import draw_densities
@@ -13,6 +13,10 @@ from atkd_jax.analysis.study_report import study_report
 @pytest.fixture
 def page(study_dir):
     return study_report(read_study_directory(study_dir))
+
+
+def test_pictures_name_no_address(page):
+    assert not addresses_in_pictures(page)
 
 
 def test_a_study_has_all_its_sections(page, study_dir):

@@ -3,6 +3,7 @@ import math
 
 import pytest
 
+from atkd_jax.commands import evaluate
 from atkd_jax.commands.main import main
 
 
@@ -74,3 +75,19 @@ def test_the_yardstick_is_the_float_teacher_however_it_was_stored(untrained, unt
         assert main([*words, *more]) == 0
         found.append(json.loads((untrained.run_dir / "evaluation.json").read_text())["models"])
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("page", [None, "old"])
+def test_a_scorers_page_is_brought_up_to_date_where_there_is_one(page, tmp_path, monkeypatch):
+    def measured(config, *, console):
+        scores = {"accuracy": 0.5, "macro_f1": 0.4, "kappa": 0.3, "parameters": 7, "milliseconds": 1.0}
+        kept = {"source": "a.jsonl", "split": "test", "answers": 4, "student": scores}
+        (tmp_path / "scores.json").write_text(json.dumps(kept))
+
+    monkeypatch.setattr(evaluate, "evaluate_scorers", measured)
+    if page is not None:
+        (tmp_path / "report.html").write_text(page)
+    assert main(["evaluate", "--answers.source", "a.jsonl", "--run_dir", str(tmp_path)]) == 0
+    assert (tmp_path / "report.html").exists() == (page is not None)
+    if page is not None:
+        assert "50.0%" in (tmp_path / "report.html").read_text()

@@ -37,7 +37,7 @@ def judge(openai_server, tmp_path, monkeypatch):
         )
         stream = io.StringIO()
         judge_answers(config, confirmed=confirmed, console=Console(file=stream, width=160))
-        lines = (tmp_path / "judge.jsonl").read_text().splitlines()
+        lines = (tmp_path / "judge.jsonl").read_text(encoding="utf-8").removesuffix("\n").split("\n")
         results = json.loads((tmp_path / "judge.json").read_text())["results"]
         return results, stream.getvalue(), [json.loads(line) for line in lines]
 
@@ -83,6 +83,18 @@ def test_a_transcript_that_a_stop_cut_off_is_asked_again(judge, openai_server, t
     path.write_text(path.read_text()[:-30])
     (result,), _, transcripts = judge()
     assert (result["scored"], len(transcripts), len(openai_server.requests)) == (3, 3, 4)
+
+
+@pytest.mark.parametrize("odd", ["a\u2028b", "a\u2029b", "a\x85b"])
+def test_only_a_newline_ends_a_line(judge, openai_server, tmp_path, odd):
+    path = tmp_path / "answers" / "dolly" / "student_after.greedy.jsonl"
+    record = {"instruction": "Question 0", "input": "", "answer": odd, "references": [odd]}
+    path.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
+    openai_server.answer = lambda path, body: {"choices": [{"message": {"content": f"8 4\n{odd}"}}]}
+    judge()
+    (result,), _, (transcript,) = judge(confirmed=False)
+    assert (result["scored"], result["answer_mean"], len(openai_server.requests)) == (1, 8.0, 1)
+    assert transcript["reply"] == f"8 4\n{odd}"
 
 
 @pytest.mark.parametrize("reply", [{"choices": [{"message": {"content": "Both are fine."}}]}, {"error": "odd"}])

@@ -15,7 +15,10 @@ def rows_of():
 
 def test_the_loss_around_the_runs_student(trained, trained_words, tmp_path, rows_of, capsys):
     out = tmp_path / "out"
+    out.mkdir()
+    (out / "report.html").write_text("old")
     assert main(["landscape", *trained_words, *SMALL, "--out", str(out)]) == 0
+    assert "Loss landscape" in (out / "report.html").read_text()
     assert "curvature" in capsys.readouterr().out
     assert main(["evaluate", *trained_words, "--after_only", "--evaluation.samples", "0"]) == 0
     expected = json.loads((trained.run_dir / "evaluation.json").read_text())["models"]["student after"]

@@ -76,6 +76,23 @@ def test_a_study_runs_goes_on_and_compares(study_words, tmp_path, no_processes, 
     assert "a study has a page of its own; name it alone" in capsys.readouterr().err
 
 
+def test_a_finished_cell_whose_student_another_one_needs_is_run_again(study_words, tmp_path, no_processes, capsys):
+    path, student = tmp_path / "study.yaml", tmp_path / "out" / "all" / "0" / "student"
+    assert main([*study_words, "--cell", "all/0"]) == 0
+    assert not student.exists()
+    tree = yaml.safe_load(path.read_text())
+    tree["cells"]["half"]["settings"]["teacher.model"] = "cell:all"
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    capsys.readouterr()
+    assert main([*study_words, "--dry_run"]) == 0
+    assert "all/0: to run (" in capsys.readouterr().out
+    assert main([*study_words, "--cell", "all/0"]) == 0
+    assert (student / "config.json").exists()
+    capsys.readouterr()
+    assert main([*study_words, "--dry_run"]) == 0
+    assert "all/0: done (" in capsys.readouterr().out
+
+
 class Failing:
     """A process that ends at once: the first cell of the study fails, the others do not."""
 

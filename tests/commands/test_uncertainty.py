@@ -18,6 +18,16 @@ def test_teachers_are_put_side_by_side(untrained, untrained_words, tmp_path, tin
     assert (tmp_path / "out" / "uncertainty.png").stat().st_size > 1000
 
 
+def test_a_page_that_is_there_is_brought_up_to_date(untrained, untrained_words, capsys):
+    page = untrained.run_dir / "report.html"
+    assert main(["uncertainty", *untrained_words]) == 0
+    assert not page.exists()
+    page.write_text("old")
+    assert main(["uncertainty", *untrained_words]) == 0
+    assert "The teachers&#39; uncertainty" in page.read_text()
+    assert "The report is" in capsys.readouterr().out
+
+
 def test_a_teacher_is_called_by_what_tells_it_from_the_others():
     names = ("runs/s/teacher-1m/0/student", "runs/s/teacher-3m/0/student")
     assert [label_of(name, names) for name in names] == ["teacher-1m", "teacher-3m"]
