@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from atkd_jax.generation.generate import place_group, write_rows
+from atkd_jax.generation.generate import place_group, row_keys, write_rows
 from atkd_jax.generation.prompts import bucket_length, check_positions
 from atkd_jax.generation.rows import Knobs, Plan
 
@@ -83,13 +83,16 @@ class RolloutWriter:
         """How many sizes of rectangles there were; for each, a pass and a loop were compiled or read from the cache."""
         return len(self._sizes)
 
-    def __call__(self, params: tuple[Any, ...], prompts: Sequence[Sequence[int]], keys: jax.Array) -> list[list[int]]:
+    def __call__(
+        self, params: tuple[Any, ...], prompts: Sequence[Sequence[int]], key: jax.Array, numbers: Sequence[int]
+    ) -> list[list[int]]:
         """Return the answers, an EOS kept.
 
         Args:
             params: the writers' weights as they are; they are read and not kept.
             prompts: at least one, of all processes, on each the same.
-            keys: a key for each.
+            key: of all, as in `generate`.
+            numbers: the prompts' numbers, from which their keys come.
 
         Raises:
             InputError: where a prompt and its answer have more tokens than a writer has learned positions.
@@ -102,6 +105,8 @@ class RolloutWriter:
             )
         count = -(-len(prompts) // self._half) * self._half
         pad_id = self._plan.ending.pad_id
+        # A key for each row of the rectangle, so that nothing has a size of its own for each number of prompts.
+        keys = row_keys(key, [*numbers, *[numbers[0]] * (count - len(numbers))])
         rows = place_group(prompts, keys, rows=count, pad_id=pad_id, mesh=self._mesh)
         self._sizes.add((count, bucket_length(max(map(len, prompts)))))
         return write_rows(self._plan, params, rows, knobs=self._knobs)[: len(prompts)]

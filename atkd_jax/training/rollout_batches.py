@@ -23,7 +23,6 @@ from atkd_jax.generation import (
     Text,
     make_knobs,
     prompts_of_rows,
-    row_keys,
     with_corpus,
     with_texts,
 )
@@ -125,8 +124,8 @@ class RolloutBatches(Iterator[dict[str, np.ndarray]]):
         old, wanted = self._drawn(step, sorted(everyone))
         answers = []
         if wanted:
-            keys = row_keys(jax.random.fold_in(jax.random.key(self._settings.seed), step), wanted)
-            answers = self._writer(self._params_of(params), [everyone[row] for row in wanted], keys)
+            key = jax.random.fold_in(jax.random.key(self._settings.seed), step)
+            answers = self._writer(self._params_of(params), [everyone[row] for row in wanted], key, wanted)
         new = {row: Text(everyone[row], answer) for row, answer in zip(wanted, answers, strict=True)}
         size = self._settings.buffer_size
         self._buffer = [*self._buffer, *new.values()][-size:] if size else []

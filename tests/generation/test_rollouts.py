@@ -14,7 +14,6 @@ from atkd_jax.generation import (
     generate,
     make_knobs,
     prompts_of_rows,
-    row_keys,
     with_texts,
 )
 from atkd_jax.models import Decoder, DecoderConfig
@@ -72,11 +71,23 @@ def test_answers_are_those_of_generate_and_sizes_are_few():
     key = jax.random.key(7)
     for numbers in ([5], [2, 9], [2, 9, 4]):
         prompts = [[1 + number] * number for number in numbers]
-        answers = writer((params,), prompts, row_keys(key, numbers))
+        answers = writer((params,), prompts, key, numbers)
         settings = {"max_new_tokens": 6, "eos_ids": (3,), "pad_id": PAD, "temperature": 1.0}
         assert answers == generate(graphdef, params, prompts, **settings, key=key, numbers=numbers)
     assert writer.compilations == 2
-    writer((params,), [[1], [2, 3]], row_keys(key, [0, 1]))
+    compiled = []
+
+    def hear(event, *_, **__):
+        compiled.extend([event] if "backend_compile" in event else [])
+
+    jax.monitoring.register_event_duration_secs_listener(hear)
+    try:
+        writer((params,), [[1], [2, 3]], key, [0, 1])
+        # Three and four rows are of one size, and nothing else is compiled for the fourth.
+        writer((params,), [[1], [2, 3], [4], [5]], key, [0, 1, 2, 3])
+    finally:
+        jax.monitoring.unregister_event_duration_listener(hear)
+    assert not compiled
     assert writer.compilations == 2
 
 
@@ -86,7 +97,7 @@ def test_a_prompt_and_its_answer_must_fit_the_positions_of_each_who_writes():
     graphdefs, params = zip(*splits, strict=True)
     plan = Plan(graphdefs, Ending(6, (), PAD), is_greedy=False, top_k=None, teacher_weight=0.5, unstack=False)
     writer = RolloutWriter(plan, knobs=make_knobs(1.0, None), most_rows=2, mesh=None)
-    keys = row_keys(jax.random.key(0), [0])
-    assert len(writer(params, [[1] * 6], keys)[0]) == 6
+    own = jax.random.key(0), [0]
+    assert len(writer(params, [[1] * 6], *own)[0]) == 6
     with pytest.raises(InputError, match=r"the 12 tokens .* prompt 0 \(from 0\) has 7 and max_new_tokens is 6"):
-        writer(params, [[1] * 7], keys)
+        writer(params, [[1] * 7], *own)

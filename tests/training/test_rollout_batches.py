@@ -13,7 +13,7 @@ from rich.console import Console
 from atkd_jax.commands.student import read_trained_student
 from atkd_jax.config import Config
 from atkd_jax.data import Template
-from atkd_jax.generation import generate
+from atkd_jax.generation import generate, row_keys
 from atkd_jax.interop import load_model, load_tokenizer
 from atkd_jax.sharding import RowShare
 from atkd_jax.training import rollout_batches
@@ -45,9 +45,9 @@ class Data:
         assert state == "place"
 
 
-def echo(params, prompts, keys):
+def echo(params, prompts, key, numbers):
     """Answers with the student's only weight, and where the key is an odd one, a second time."""
-    return [[params[0]] * (1 + int(jax.random.bits(key)) % 2) for key in keys]
+    return [[params[0]] * (1 + int(jax.random.bits(own)) % 2) for own in row_keys(key, numbers)]
 
 
 echo.compilations = 1
