@@ -27,7 +27,6 @@ from atkd_jax.data import Examples, open_source, spaced_examples
 from atkd_jax.evaluation import (
     Report,
     Sample,
-    answer,
     placed_model,
     render_deciles,
     render_table,
@@ -35,6 +34,7 @@ from atkd_jax.evaluation import (
     sample_answers,
 )
 from atkd_jax.evaluation.report import TEACHER
+from atkd_jax.generation import answer
 from atkd_jax.models import Decoder, Pruning
 from atkd_jax.sharding import make_mesh, make_meshes
 from atkd_jax.teachers import LoadedTeacher, load_teacher
