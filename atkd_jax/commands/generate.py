@@ -50,6 +50,7 @@ def run(options: GenerateOptions) -> None:
     def answers(group: Sequence[str], numbers: Sequence[int], **more: Any) -> list[Answer]:
         seed, template = config.seed, config.data.template
         settings_of_all = {"key": jax.random.key(seed), "numbers": numbers, "mesh": mesh, **settings, **more}
+        settings_of_all["unstack"] = options.unstack_layers
         return written_answers(writer.model, group, writer.tokenizer, template=template, **settings_of_all)
 
     if options.out is None:

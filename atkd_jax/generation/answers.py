@@ -39,8 +39,8 @@ def written_answers(
         template: How a prompt becomes tokens, and which tokens end an answer.
         max_new_tokens: The longest answer.
         stop_strings: An answer ends before the first of these that it would hold.
-        **sampling: `temperature`, `top_k`, `top_p`, `key`, `numbers`, `batch_size` and `mesh` of
-            `atkd_jax.generation.generate`.
+        **sampling: `temperature`, `top_k`, `top_p`, `key`, `numbers`, `batch_size`, `mesh` and `unstack`
+            of `atkd_jax.generation.generate`.
 
     Raises:
         InputError: A stop string is empty.

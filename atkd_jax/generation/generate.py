@@ -39,12 +39,12 @@ def generate(
     end_of: EndOf | None = None,
     batch_size: int | None = None,
     mesh: Mesh | None = None,
+    unstack: bool = True,
 ) -> list[list[int]]:
     """Return what a `Decoder` writes after each prompt: token ids, the prompt left out, a closing EOS kept.
 
     A row's text depends on its prompt and its key, and on its neighbours in no way but the rounding of sums. The key of
-    prompt number i is `jax.random.fold_in(key, i)`, and of its token number t that folded with t. During the call there
-    is a second copy of the layers' parameters, taken apart for the loop.
+    prompt number i is `jax.random.fold_in(key, i)`, and of its token number t that folded with t.
 
     Two programs are compiled, for the prompts and for the loop, for each number of rows, length of a rectangle of
     prompts (`prompts.bucket_length`), `max_new_tokens`, `eos_ids` and `top_k`; temperatures and the values of `top_p`
@@ -67,6 +67,8 @@ def generate(
         batch_size: work through the prompts in groups of so many rows, the last one filled up; all at once if
             not given.
         mesh: rows are split over its devices, as in training; all processes pass the same prompts and get all answers.
+        unstack: give the loop a second copy of the layers' parameters, taken apart, during the call: faster on CPUs.
+            False where no copy fits.
 
     Raises:
         InputError: where there is no prompt, a prompt has no token or one outside of the vocabulary, it and its answer
@@ -82,6 +84,7 @@ def generate(
         ending=Ending(max_new_tokens, tuple(eos_ids), pad_id),
         is_greedy=is_greedy,
         top_k=None if is_greedy else top_k,
+        unstack=unstack,
         mesh=mesh,
     )
     write = partial(write_rows, plan, (params,), knobs=make_knobs(temperature, top_p), end_of=end_of)

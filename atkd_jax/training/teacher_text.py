@@ -75,6 +75,7 @@ def write_teacher_text(
             numbers=numbers,
             batch_size=rows,
             mesh=meshes.teacher if meshes.teacher.size > 1 else None,
+            unstack=config.rollout.unstack_layers,
             **settings,
         )
 

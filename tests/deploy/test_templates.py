@@ -79,9 +79,46 @@ def test_slurm_starts_a_process_for_each_task(run_with):
     assert understood(shlex.join(call)).training.steps == 7
 
 
+# The fields of JobSet's own objects, and whether they must be there (kubernetes-sigs/jobset at 0336a8f,
+# api/jobset/v1alpha2/jobset_types.go); what is within a template is a Job of Kubernetes.
+JOBSET = {
+    "": {"apiVersion": True, "kind": True, "metadata": True, "spec": True},
+    "spec": {"replicatedJobs": True}
+    | dict.fromkeys(
+        (
+            "network", "successPolicy", "failurePolicy", "startupPolicy", "suspend", "coordinator", "managedBy",
+            "ttlSecondsAfterFinished", "volumeClaimPolicies",
+        ),
+        False,
+    ),
+    "spec.replicatedJobs": {"name": True, "template": True, "groupName": False, "replicas": False, "dependsOn": False},
+    "spec.failurePolicy": {"maxRestarts": False, "restartStrategy": False, "rules": False},
+    "spec.network": {"enableDNSHostnames": False, "subdomain": False, "publishNotReadyAddresses": False},
+    "spec.coordinator": {"replicatedJob": True, "jobIndex": False, "podIndex": False},
+    "spec.successPolicy": {"operator": True, "targetReplicatedJobs": False},
+    "spec.startupPolicy": {"startupPolicyOrder": True},
+}  # fmt: skip
+
+
+def wrong_fields(node, path=""):
+    """The fields that JobSet does not know, or wants and are not there, by their dotted names."""
+    if path not in JOBSET:
+        return []
+    if isinstance(node, list):
+        return [wrong for each in node for wrong in wrong_fields(each, path)]
+    known = JOBSET[path]
+    missing = {name for name, is_needed in known.items() if is_needed} - set(node)
+    wrong = [f"{path}.{name}".strip(".") for name in sorted(set(node) - set(known) | missing)]
+    for name, value in node.items():
+        wrong += wrong_fields(value, f"{path}.{name}".strip("."))
+    return wrong
+
+
 def test_the_jobsets_job_is_kubernetes_and_starts_all_its_processes():
     jobset = yaml.safe_load((ROOT / "deploy" / "gke_jobset.yaml").read_text())
     assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert wrong_fields(jobset) == []
+    assert isinstance(jobset["spec"]["failurePolicy"]["maxRestarts"], int)
     (group,) = jobset["spec"]["replicatedJobs"]
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"}, "spec": group["template"]["spec"]}
     kubernetes_validate.validate(job, "1.34", strict=True)
@@ -91,6 +128,17 @@ def test_the_jobsets_job_is_kubernetes_and_starts_all_its_processes():
     assert count == job["spec"]["completions"] == settings.distributed.num_processes
     name = f"{jobset['metadata']['name']}-{group['name']}-0-0.{jobset['metadata']['name']}"
     assert settings.distributed.coordinator_address == f"{name}:{container['ports'][0]['containerPort']}"
+
+
+def test_a_misspelt_field_of_a_jobset_would_be_found():
+    spec = {"failurePolicy": {"maxRestart": 2}, "replicatedJobs": [{"name": "a", "templates": {}}]}
+    found = wrong_fields({"apiVersion": "", "kind": "", "metadata": {}, "spec": spec, "network": {}})
+    assert found == [
+        "network",
+        "spec.failurePolicy.maxRestart",
+        "spec.replicatedJobs.template",
+        "spec.replicatedJobs.templates",
+    ]
 
 
 def test_a_job_with_a_misspelt_field_would_be_found():

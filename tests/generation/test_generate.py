@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -146,6 +147,21 @@ def test_the_cache_is_split_over_rows(model, sharded):
     writing = begin_rows(plan, (params,), rows, make_knobs(0.0, None))
     keys = writing.state[0][0].key[0]
     assert keys.sharding.shard_shape(keys.shape)[0] == 1
+
+
+def test_without_a_copy_of_the_layers_the_text_is_the_same_and_the_memory_less(model, greedy_answers):
+    assert generate(*model, PROMPTS, **SETTINGS, unstack=False) == greedy_answers
+    graphdef, params = model
+    rows = place_rows(PROMPTS[2:3], jax.random.split(jax.random.key(0), 1), rows=1, pad_id=0, mesh=None)
+    knobs, temporary = make_knobs(0.0, None), []
+    for unstack in (True, False):
+        plan = Plan((graphdef,), Ending(2, (), 0), is_greedy=True, top_k=None, unstack=unstack)
+        writing = begin_rows(plan, (params,), rows, knobs)
+        program = go_on_rows.lower(plan, (params,), rows, knobs, writing, jnp.int32(2)).compile()
+        temporary.append(program.memory_analysis().temp_size_in_bytes)
+    layers = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(nnx.merge(graphdef, params).layers)))
+    assert temporary[0] > 0.9 * layers
+    assert temporary[1] < 0.5 * layers
 
 
 def test_an_answer_ends_where_it_is_told_to(model, greedy_answers):

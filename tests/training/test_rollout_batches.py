@@ -21,9 +21,6 @@ from atkd_jax.training.metrics import read_metrics
 from atkd_jax.training.rollout_batches import RolloutBatches, RolloutSettings
 from atkd_jax.training.run import train
 
-# How many sizes were compiled is counted from a process's own start.
-OF_A_PROCESS = {"rollout/seconds", "rollout/compilations"}
-
 
 class Data:
     """Rows of prompt [row, row] and response [1], the same at every step."""
@@ -166,10 +163,6 @@ def run(config):
     return outcome.state, read_metrics(config.run_dir)
 
 
-def comparable(lines):
-    return without_times(lines, more=OF_A_PROCESS)
-
-
 def test_a_run_in_two_parts_is_the_run_in_one_by_distillm(config, tmp_path):
     rollout = {"author": "student", "fraction": 0.3, "fraction_step": 0.4, "buffer_size": 2, "fraction_tolerance": 0}
     groups = {
@@ -207,7 +200,7 @@ def in_one_and_in_two_parts(config, tmp_path, rollout, groups):
     again, lines_again = run(config("whole", rollout, every=2, **groups))
     for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(one, other)
-    assert comparable(lines) == comparable(lines_again)
+    assert without_times(lines) == without_times(lines_again)
     return lines
 
 
