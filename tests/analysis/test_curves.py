@@ -26,6 +26,29 @@ def test_a_curve_goes_through_its_points():
     assert y0 > y1
 
 
+@pytest.mark.parametrize(
+    ("values", "is_logarithmic"),
+    [
+        ([0.0, 1e-5], False),
+        ([123_450.0, 123_461.0], False),
+        ([-2.75e-7, 1e9], False),
+        ([2.0, 2.0], False),
+        ([3.0, 4e5], True),
+        ([55.0, 57.0], True),
+        ([1e-9, 1e-3], True),
+    ],
+)
+def test_every_letter_is_within_the_picture(values, is_logarithmic):
+    svg = draw_curves({"a": ([0, 1], values)}, title="g", x="g", is_logarithmic=is_logarithmic)
+    width, height = (float(size) for size in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
+    # Where each text begins, at its lower left corner.
+    places = [tuple(map(float, place)) for place in re.findall(r'"translate\(([-\d.]+) ([-\d.]+)\) scale', svg)]
+    assert len(places) > 6
+    for x, y in places:
+        assert 0 <= x < width - 4
+        assert 8 < y < height - 2  # Letters are 8 points high, and that of the title goes below its line.
+
+
 def test_names_are_taken_as_they_are_and_pictures_can_be_repeated():
     lines = {"_run $x^2$": ([1], [1.0]), "<b>": ([1], [2.0])}
     svg = draw_curves(lines, title="$\\frac", x="s_t", is_logarithmic=True)

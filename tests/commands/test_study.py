@@ -76,6 +76,7 @@ def test_a_study_runs_goes_on_and_compares(study_words, tmp_path, no_processes, 
     assert "a study has a page of its own; name it alone" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # In parts: test_study_cell.py
 def test_a_finished_cell_whose_student_another_one_needs_is_run_again(study_words, tmp_path, no_processes, capsys):
     path, student = tmp_path / "study.yaml", tmp_path / "out" / "all" / "0" / "student"
     assert main([*study_words, "--cell", "all/0"]) == 0
