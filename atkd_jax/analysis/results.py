@@ -23,12 +23,14 @@ class Result(NamedTuple):
         measures: of its student, by name.
         teacher: of its teacher, likewise.
         seconds: that training and evaluation took, in the last process that worked on them.
+        peak_bytes: the most memory that this process held; 0 where that was not kept.
     """
 
     cell: Cell
     measures: dict[str, float]
     teacher: dict[str, float]
     seconds: float
+    peak_bytes: int = 0
 
 
 def measured(run_dir: Path) -> tuple[dict[str, float], dict[str, float]]:
@@ -53,7 +55,8 @@ def read_result(cell: Cell, *, fingerprint: str) -> Result | None:
         return None
     if kept.get("fingerprint") != fingerprint:
         return None
-    return Result(cell, _numbers(kept["measures"]), _numbers(kept["teacher"]), kept["seconds"])
+    measures, teacher = _numbers(kept["measures"]), _numbers(kept["teacher"])
+    return Result(cell, measures, teacher, kept["seconds"], kept.get("peak_bytes", 0))
 
 
 def has_student(cell: Cell) -> bool:
@@ -61,11 +64,12 @@ def has_student(cell: Cell) -> bool:
     return (cell.config.run_dir / "student" / "config.json").is_file()
 
 
-def result_json(cell: Cell, *, fingerprint: str, seconds: float) -> dict[str, Any]:
+def result_json(cell: Cell, *, fingerprint: str, seconds: float, peak_bytes: int) -> dict[str, Any]:
     """Returns what `read_result` reads, of a run that has just been measured."""
     student, teacher = measured(cell.config.run_dir)
     labels = {"cell": cell.name, "seed": cell.seed, "labels": dict(cell.labels)}
-    return {**labels, "fingerprint": fingerprint, "seconds": seconds, "measures": student, "teacher": teacher}
+    took = {"seconds": seconds, "peak_bytes": peak_bytes}
+    return {**labels, "fingerprint": fingerprint, **took, "measures": student, "teacher": teacher}
 
 
 def _numbers(measures: Mapping[str, float | None]) -> dict[str, float]:

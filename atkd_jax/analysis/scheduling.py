@@ -21,6 +21,10 @@ class Process(Protocol):
         """Asks it to save and end."""
         ...
 
+    def resident_bytes(self) -> int:
+        """Returns the memory that it holds; 0 where it has ended."""
+        ...
+
 
 @dataclass
 class Progress:
@@ -68,19 +72,21 @@ def run_cells(
     done: Mapping[str, object],
     start: Callable[[Cell, int], Process],
     processes: int,
+    has_room: Callable[[Sequence[tuple[Cell, Process]]], bool] = lambda _: True,
     share_done: Callable[[Cell], float] = lambda _: 0.0,
     on_change: Callable[[Progress], None] = lambda _: None,
     is_stopped: Callable[[], bool] = lambda: False,
     poll_seconds: float = 0.2,
     clock: Callable[[], float] = time.monotonic,
 ) -> Progress:
-    """Runs what is not done yet, `processes` cells at a time.
+    """Runs what is not done yet, up to `processes` cells at a time.
 
     Args:
         cells: All of them, what is needed before what needs it.
         done: Those that have finished already, by key.
         start: Starts a cell in the process of a number from 0 on.
-        processes: How many run at once.
+        processes: How many run at once, at most.
+        has_room: Whether one more may run beside those at work; it is not asked where none is.
         share_done: How much of a running cell's work is done, from 0 to 1.
         on_change: Is told the progress often, and after every start and end.
         is_stopped: Whether to stop: then nothing new is started, and what runs is asked to end and waited for.
@@ -106,7 +112,7 @@ def run_cells(
                 progress.failed[cell.key] = f"it ended with exit code {code}"
         asked = asked or is_stopped()
         if not asked:
-            _start_ready(cells, progress, running, start, processes)
+            _start_ready(cells, progress, running, start, processes, has_room)
         progress.running = {cell.key for cell, _ in running.values()}
         progress.seconds = clock() - began
         progress.partly = sum(share_done(cell) for cell, _ in running.values())
@@ -125,6 +131,7 @@ def _start_ready(
     running: dict[int, tuple[Cell, Process]],
     start: Callable[[Cell, int], Process],
     processes: int,
+    has_room: Callable[[Sequence[tuple[Cell, Process]]], bool],
 ) -> None:
     """Starts cells while there is room, and gives those up that need a failed one."""
     at_work = {cell.key for cell, _ in running.values()}
@@ -136,5 +143,8 @@ def _start_ready(
             progress.failed[cell.key] = f"it needs {lost}, which failed"
             continue
         free = [slot for slot in range(processes) if slot not in running]
-        if free and all(key in progress.done for key in cell.needs):
-            running[free[0]] = cell, start(cell, free[0])
+        if not free or not all(key in progress.done for key in cell.needs):
+            continue
+        if running and not has_room(list(running.values())):
+            break
+        running[free[0]] = cell, start(cell, free[0])

@@ -103,7 +103,11 @@ class Study(Node):
     )
     claims: tuple[Claim, ...] = Field(default=(), description="What the results are held against, claim by claim.")
     plots: tuple[Plot, ...] = Field(default=(), description="Pictures, each of a measure along an axis of the grid.")
-    processes: int = Field(default=1, ge=1, description="How many cells run at a time.")
+    processes: int = Field(
+        default=1,
+        ge=1,
+        description="How many cells run at a time, at most; fewer where memory or processors are lacking.",
+    )
     keep_checkpoints: bool = Field(
         default=True, description="Whether those of a cell stay after it has finished; they hold the optimizer's state."
     )

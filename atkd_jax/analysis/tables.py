@@ -39,11 +39,13 @@ def as_csv(results: Sequence[Result]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     of_teacher = [f"teacher_{name}" for name in teachers]
-    writer.writerow(["name", *axes, "seed", "prepared", *measures, *of_teacher, "seconds"])
-    for cell, own, teacher, seconds in results:
+    writer.writerow(["name", *axes, "seed", "prepared", *measures, *of_teacher, "seconds", "peak_bytes"])
+    for each in results:
+        cell = each.cell
         labels = [cell.labels.get(axis, "") for axis in axes]
-        numbers = [own.get(name, "") for name in measures] + [teacher.get(name, "") for name in teachers]
-        writer.writerow([cell.name, *labels, cell.seed, int(cell.is_prepared), *numbers, seconds])
+        numbers = [each.measures.get(name, "") for name in measures] + [each.teacher.get(name, "") for name in teachers]
+        took = [each.seconds, each.peak_bytes or ""]
+        writer.writerow([cell.name, *labels, cell.seed, int(cell.is_prepared), *numbers, *took])
     return text.getvalue()
 
 
@@ -62,7 +64,7 @@ def as_json(
                 {"name": cell.name, "seed": cell.seed, "labels": dict(cell.labels), "needs": list(cell.needs)}
                 | {"inputs": (fingerprints or {}).get(cell.key), "prepared": cell.is_prepared}
                 | {"measures": own, "teacher": teacher, "seconds": seconds}
-                for cell, own, teacher, seconds in results
+                for cell, own, teacher, seconds, _ in results
             ],
             "summary": [
                 {

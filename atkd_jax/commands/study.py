@@ -26,7 +26,8 @@ from atkd_jax.analysis.tables import as_csv, as_json, as_markdown
 from atkd_jax.commands.report import keep_report
 from atkd_jax.commands.run_directory import write_json, write_text
 from atkd_jax.commands.study_cell import run_cell
-from atkd_jax.commands.study_process import LIFELINE, CellProcess, Lock, log_of
+from atkd_jax.commands.study_process import LIFELINE, CellProcess, Lock, log_of, own_processors
+from atkd_jax.commands.study_room import MemoryRoom
 from atkd_jax.commands.verbs import StudyOptions
 from atkd_jax.errors import InputError
 
@@ -62,6 +63,7 @@ def run(options: StudyOptions) -> None:
             done=done,
             start=lambda cell, slot: CellProcess(cell, slot, study, words=options.words, lock=lock),
             processes=study.processes,
+            has_room=MemoryRoom((done[key].peak_bytes for key in done), report=console.print),
             share_done=share_done,
             on_change=_reporter(console),
             is_stopped=lambda: bool(stopped),
@@ -81,6 +83,8 @@ def _cells(options: StudyOptions, path: Path) -> tuple[Study, list[Cell]]:
     study = study.model_copy(update={name: value for name, value in changes.items() if value})
     if len(study.environments) not in (0, study.processes):
         raise InputError(f"command line: processes must be {len(study.environments)}, the study's environments.")
+    if not study.environments:  # Else each has a device of its own.
+        study = study.model_copy(update={"processes": min(study.processes, len(own_processors()))})
     cells = expand(study, path=path, overrides=options.overrides)
     require_references(study, cells, path)
     require_claims(study, cells, path)

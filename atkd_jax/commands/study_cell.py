@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import resource
 import shutil
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -55,7 +57,9 @@ def run_cell(
     if is_exported:
         export.run(ExportOptions(settings=config))
     seconds = round(time.monotonic() - began, 3)
-    write_json(config.run_dir / RESULT_NAME, result_json(cell, fingerprint=fingerprint, seconds=seconds))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    result = result_json(cell, fingerprint=fingerprint, seconds=seconds, peak_bytes=peak)
+    write_json(config.run_dir / RESULT_NAME, result)
     keep_report([config.run_dir], config.run_dir / "report.html", console=Console())
     if not keep_checkpoints:
         shutil.rmtree(config.run_dir / "checkpoints", ignore_errors=True)

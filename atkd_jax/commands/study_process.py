@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+import psutil
+
 from atkd_jax.analysis.grid import Cell
 from atkd_jax.analysis.study_file import Study
 from atkd_jax.errors import InputError
@@ -84,6 +86,13 @@ class CellProcess:
         """Returns the exit code, None while it works."""
         return self._process.poll()
 
+    def resident_bytes(self) -> int:
+        """Returns the memory that it holds; 0 where it has ended."""
+        try:
+            return psutil.Process(self._process.pid).memory_info().rss
+        except psutil.Error:
+            return 0
+
     def stop(self) -> None:
         """Closes the lifeline, upon which the cell saves and ends."""
         if self._lifeline >= 0:
@@ -91,11 +100,18 @@ class CellProcess:
             self._lifeline = -1
 
 
+def own_processors() -> list[int]:
+    """Returns the numbers of the processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
 def _share_processors(pid: int, slot: int, processes: int) -> None:
     """Gives a process its part of this one's processors, so that the cells do not take them from each other."""
     if processes == 1 or not hasattr(os, "sched_setaffinity"):
         return
-    own = sorted(os.sched_getaffinity(0))
+    own = own_processors()
     share = own[slot * len(own) // processes : (slot + 1) * len(own) // processes]
     if share:
         os.sched_setaffinity(pid, share)

@@ -34,8 +34,10 @@ def test_a_result_is_read_with_the_inputs_that_it_was_written_with(cells_of):
     _, (cell,) = cells_of()
     finish(cell, perplexity=None)
     assert read_result(cell, fingerprint="x") is None
-    (cell.config.run_dir / RESULT_NAME).write_text(json.dumps(result_json(cell, fingerprint="x", seconds=3.5)))
+    kept = result_json(cell, fingerprint="x", seconds=3.5, peak_bytes=7)
+    (cell.config.run_dir / RESULT_NAME).write_text(json.dumps(kept))
     found = read_result(cell, fingerprint="x")
+    assert found.peak_bytes == 7
     assert (found.measures["perplexity"], found.measures["forward_kl"], found.seconds) == (float("inf"), 0.5, 3.5)
     assert read_result(cell, fingerprint="y") is None
     (cell.config.run_dir / RESULT_NAME).write_text("{half")

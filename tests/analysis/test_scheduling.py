@@ -21,7 +21,7 @@ class Fake:
 def run(cells_of):
     """Runs the cells of a study by fakes; gives the progress, what was started where, and all progress lines."""
 
-    def go(tree, *, codes=None, done=(), processes=1, stop_after=None, polls=1):
+    def go(tree, *, codes=None, done=(), processes=1, stop_after=None, polls=1, **more):
         _, cells = cells_of(**tree)
         started, lines, at_once = [], [], []
 
@@ -35,7 +35,7 @@ def run(cells_of):
 
         progress = run_cells(
             cells, done=dict.fromkeys(done), start=start, processes=processes, on_change=on_change, poll_seconds=0,
-            is_stopped=lambda: stop_after is not None and len(started) >= stop_after,
+            is_stopped=lambda: stop_after is not None and len(started) >= stop_after, **more,
         )  # fmt: skip
         return progress, started, lines, max(at_once)
 
@@ -51,6 +51,13 @@ def test_every_cell_runs_once_and_as_many_at_a_time_as_there_is_room_for(run):
     assert (most, {slot for _, slot in started}) == (2, {0, 1})
     assert (sorted(progress.done), progress.failed) == (["a/0", "b/0", "c/0", "d/0"], {})
     assert lines[-1] == "study: 4 of 4 cells done"
+
+
+def test_only_one_runs_where_there_is_room_for_no_other(run):
+    asked = []
+    progress, started, _, most = run(CELLS, processes=3, has_room=lambda running: asked.append(len(running)))
+    assert [key for key, _ in started] == ["a/0", "b/0", "c/0", "d/0"]
+    assert (most, set(asked), len(progress.done)) == (1, {1}, 4)
 
 
 def test_what_has_finished_is_not_run_again(run):
