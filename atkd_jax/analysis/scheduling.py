@@ -37,6 +37,7 @@ class Progress:
         running: Keys of those at work.
         finished: How many have finished since the start.
         partly: Cells' worth of work that was done on those at work.
+        earlier: Of the work on those at work and finished, what had been done before the start.
         seconds: Since the start.
     """
 
@@ -46,13 +47,14 @@ class Progress:
     running: set[str] = field(default_factory=set)
     finished: int = 0
     partly: float = 0.0
+    earlier: float = 0.0
     seconds: float = 0.0
 
     @property
     def seconds_left(self) -> float | None:
         """What is left takes as long as what was done took; None before anything was."""
         left = self.total - len(self.done) - len(self.failed) - self.partly
-        worked = self.finished + self.partly
+        worked = self.finished + self.partly - self.earlier
         return self.seconds / worked * max(left, 0.0) if worked > 0 else None
 
     def sentence(self) -> str:
@@ -99,6 +101,11 @@ def run_cells(
     progress = Progress(len(cells), done={cell.key for cell in cells if cell.key in done})
     running: dict[int, tuple[Cell, Process]] = {}
     began, asked = clock(), False
+
+    def begin(cell: Cell, slot: int) -> Process:
+        progress.earlier += share_done(cell)
+        return start(cell, slot)
+
     while True:
         for slot, (cell, process) in list(running.items()):
             code = process.poll()
@@ -112,7 +119,7 @@ def run_cells(
                 progress.failed[cell.key] = f"it ended with exit code {code}"
         asked = asked or is_stopped()
         if not asked:
-            _start_ready(cells, progress, running, start, processes, has_room)
+            _start_ready(cells, progress, running, begin, processes, has_room)
         progress.running = {cell.key for cell, _ in running.values()}
         progress.seconds = clock() - began
         progress.partly = sum(share_done(cell) for cell, _ in running.values())

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from atkd_jax.analysis.scheduling import Progress, run_cells
@@ -91,8 +93,15 @@ def test_a_stop_lets_what_runs_end_and_starts_nothing_new(run):
     assert (progress.done, progress.failed, progress.running) == (set(), {}, set())
 
 
+def test_what_an_earlier_sitting_did_of_a_cell_is_no_work_of_this_one(run):
+    progress, *_ = run(CELLS, done=["a/0"], share_done=lambda cell: 0.75 if cell.name == "b" else 0.0)
+    assert (progress.finished, progress.earlier) == (3, 0.75)
+
+
 def test_the_time_left_is_that_of_the_work_left():
     progress = Progress(10, done={"a", "b", "c"}, failed={"d": ""}, running={"e"}, finished=1, partly=0.5, seconds=30)
     assert progress.seconds_left == pytest.approx(30 / 1.5 * 5.5)
     assert progress.sentence() == "study: 3 of 10 cells done, 1 failed, running e, left 0:01:50"
+    # Of the 1.5 cells half a one had been done in an earlier sitting, which these 30 seconds did not take.
+    assert dataclasses.replace(progress, earlier=0.5).seconds_left == pytest.approx(30 / 1.0 * 5.5)
     assert Progress(10, running={"e"}).sentence() == "study: 0 of 10 cells done, running e"
