@@ -30,7 +30,7 @@ class Cell:
         config: Resolved; its run directory lies in the study's.
         needs: Keys of the cells whose students it starts from.
         is_prepared: Whether it is one that others start from, and not one of the grid.
-        is_needed: Whether another cell starts from its student.
+        starts: After which steps other cells start from its student; None for the last.
     """
 
     name: str
@@ -39,12 +39,16 @@ class Cell:
     config: Config
     needs: tuple[str, ...] = ()
     is_prepared: bool = False
-    is_needed: bool = False
+    starts: tuple[int | None, ...] = ()
 
     @property
     def key(self) -> str:
         """`NAME/SEED`, by which the command line names it."""
         return f"{self.name}/{self.seed}"
+
+    def student(self, step: int | None) -> Path:
+        """Where its student stands as other cells start from it, after a step or, for None, after the last."""
+        return self.config.run_dir / ("student" if step is None else f"student-{step}")
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def expand(study: Study, *, path: Path, overrides: Mapping[str, object] | None =
         InputError: A config is missing or wrong, a name stands twice, or a cell needs what is not there.
     """
     drafts = {draft.name: draft for draft in _unique(_drafts(study, path), path)}
-    needed: set[str] = set()
+    starts: dict[str, list[int | None]] = {}
     cells: dict[str, Cell] = {}
 
     def resolve(name: str, seed: int, above: tuple[str, ...]) -> Cell:
@@ -85,10 +89,14 @@ def expand(study: Study, *, path: Path, overrides: Mapping[str, object] | None =
                 raise InputError(f"{path}, cell {name}: the study gives each run its {own.pop()}; leave it out.")
             for dotted, value in settings.items():
                 if isinstance(value, str) and value.startswith(CELL_PREFIX):
-                    source = _source(value.removeprefix(CELL_PREFIX), seed, drafts, f"{path}, cell {name}: {dotted}")
-                    needs.append(resolve(*source, (*above, key)).key)
-                    settings[dotted] = str(study.directory / needs[-1] / "student")
-            needed.update(needs)
+                    where = f"{path}, cell {name}: {dotted}"
+                    source, step = _source(value.removeprefix(CELL_PREFIX), seed, drafts, where)
+                    other = resolve(*source, (*above, key))
+                    if step is not None:
+                        _require_checkpoint(other, step, where)
+                    needs.append(other.key)
+                    starts.setdefault(other.key, []).append(step)
+                    settings[dotted] = str(other.student(step))
             settings |= {"run_dir": str(study.directory / key), "seed": seed}
             config = load_config(draft.config, settings, origin=f"{path}, cell {name}")
             cells[key] = Cell(name, seed, draft.labels, config, tuple(needs), draft.is_prepared)
@@ -98,17 +106,31 @@ def expand(study: Study, *, path: Path, overrides: Mapping[str, object] | None =
     runs = [(draft, place) for draft in drafts.values() for place in range(len(draft.seeds))]
     for draft, place in sorted(runs, key=lambda run: (not run[0].is_prepared, run[1])):
         resolve(draft.name, draft.seeds[place], ())
-    return [dataclasses.replace(cell, is_needed=cell.key in needed) for cell in cells.values()]
+    return [dataclasses.replace(cell, starts=tuple(dict.fromkeys(starts.get(cell.key, ())))) for cell in cells.values()]
 
 
-def _source(name: str, seed: int, drafts: Mapping[str, _Draft], where: str) -> tuple[str, int]:
-    """The cell that a setting names, with the same seed or with its only one."""
+def _source(text: str, seed: int, drafts: Mapping[str, _Draft], where: str) -> tuple[tuple[str, int], int | None]:
+    """The cell that a setting names, with the same seed or with its only one, and the step in `NAME@STEP`."""
+    name, at, digits = text.rpartition("@")
+    step = int(digits) if at and digits.isdecimal() and text not in drafts else None
+    name = text if step is None else name
     if name not in drafts:
         raise InputError(f"{where} names the cell {name!r}, but there are {', '.join(drafts)}.")
     seeds = drafts[name].seeds
     if seed in seeds or len(seeds) == 1:
-        return name, seed if seed in seeds else seeds[0]
+        return (name, seed if seed in seeds else seeds[0]), step
     raise InputError(f"{where} needs the cell {name} with seed {seed}, but it is run with {list(seeds)}.")
+
+
+def _require_checkpoint(cell: Cell, step: int, where: str) -> None:
+    """Raises InputError where a cell at its end has no checkpoint of a step any more."""
+    every, last = cell.config.checkpoint.every_steps, cell.config.training.steps
+    kept = sorted({*range(every, last, every), last})[-cell.config.checkpoint.keep :]
+    if step not in kept:
+        raise InputError(
+            f"{where} needs {cell.name} after step {step}, but at its end there are checkpoints of "
+            f"{', '.join(map(str, kept))}; set checkpoint.every_steps and checkpoint.keep of {cell.name}."
+        )
 
 
 def _drafts(study: Study, path: Path) -> Iterator[_Draft]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,9 +59,9 @@ def read_result(cell: Cell, *, fingerprint: str) -> Result | None:
     return Result(cell, measures, teacher, kept["seconds"], kept.get("peak_bytes", 0))
 
 
-def has_student(cell: Cell) -> bool:
-    """Returns whether a run's student has been exported, so that other cells can start from it."""
-    return (cell.config.run_dir / "student" / "config.json").is_file()
+def has_students(cell: Cell, steps: Iterable[int | None]) -> bool:
+    """Returns whether a run's student has been exported after each of these steps; None is the last."""
+    return all((cell.student(step) / "config.json").is_file() for step in steps)
 
 
 def result_json(cell: Cell, *, fingerprint: str, seconds: float, peak_bytes: int) -> dict[str, Any]:

@@ -35,8 +35,11 @@ def run(options: ExportOptions) -> None:
     """Writes a checkpoint's student, checks it if that is asked for, and prints where it stands."""
     config = options.settings
     if config.answers.source is not None:
+        if options.out is not None:
+            raise InputError("launch.py: --out is for language models; a scorer goes into its run directory.")
         export_scorer(config, console=Console())
         return
+    out = None if options.out is None else options.out.expanduser()
     as_adapter = config.student.lora.rank is not None and config.export.lora == "adapter"
     _check(options, as_adapter=as_adapter)
     teacher = fetch_model(config.teacher.model, cache_dir=config.cache_dir, report=print)
@@ -45,17 +48,19 @@ def run(options: ExportOptions) -> None:
     # How a model is sampled from goes with its tokens.
     origin = student_directory(config.student, cache_dir=config.cache_dir) if config.objective.pairs_tokens else teacher
     if as_adapter:
-        print(_write_adapter(config, student, origin, tokenizer, card, verify=options.verify))
+        directory = out or config.run_dir / "adapter"
+        _write_adapter(config, student, directory, origin, tokenizer, card, verify=options.verify)
+        print(directory)
         return
     if config.student.lora.rank is not None:
         nnx.update(student, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), nnx.state(student)))
         merge_adapters(student)
     if options.format == "gguf":
-        file = config.run_dir / "student.gguf"
+        file = out or config.run_dir / "student.gguf"
         export_gguf(student, file, tokenizer=tokenizer, name=config.run_dir.name)
         print(file)
         return
-    directory = config.run_dir / "student"
+    directory = out or config.run_dir / "student"
     _write(config, student, directory, origin, tokenizer, card)
     if options.verify:
         print(verify_export(directory).sentence())
@@ -88,19 +93,24 @@ def _write(
 
 
 def _write_adapter(
-    config: Config, student: Decoder, origin: Path, tokenizer: PreTrainedTokenizerFast, card: str, *, verify: bool
-) -> Path:
+    config: Config,
+    student: Decoder,
+    directory: Path,
+    origin: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    card: str,
+    *,
+    verify: bool,
+) -> None:
     """Writes the adapters; and, where they were trained beside no model of its own, what they were trained beside."""
     base = base_of_adapters(config)
     if base is None:
         base = str((config.run_dir / "adapter_base").absolute())
         _write(config, _without_adapters(student), Path(base), origin, tokenizer, card)
         print(base)
-    directory = config.run_dir / "adapter"
     export_adapter(student, directory, base=base, tokenizer=tokenizer, model_card=card)
     if verify:
         print(verify_adapter(student, directory, tokenizer=tokenizer).sentence())
-    return directory
 
 
 def _without_adapters(student: Decoder) -> Decoder:

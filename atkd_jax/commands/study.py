@@ -17,7 +17,7 @@ from atkd_jax.analysis.claims import judge_claims, require_claims
 from atkd_jax.analysis.fingerprint import fingerprint
 from atkd_jax.analysis.grid import Cell, expand
 from atkd_jax.analysis.plots import draw_measure
-from atkd_jax.analysis.results import Result, has_student, read_result, share_done
+from atkd_jax.analysis.results import Result, has_students, read_result, share_done
 from atkd_jax.analysis.scheduling import Progress, run_cells
 from atkd_jax.analysis.study_directory import RESULTS_NAME, STUDY_COPY
 from atkd_jax.analysis.study_file import Study, read_study
@@ -126,7 +126,7 @@ def _finished(cells: Sequence[Cell], prints: Mapping[str, str]) -> dict[str, Res
 
 def _done(cells: Sequence[Cell], prints: Mapping[str, str]) -> dict[str, Result]:
     """The results of the cells that need not be run: those without a student that another one starts from must be."""
-    without = {cell.key for cell in cells if cell.is_needed and not has_student(cell)}
+    without = {cell.key for cell in cells if not has_students(cell, cell.starts)}
     return {key: result for key, result in _finished(cells, prints).items() if key not in without}
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from atkd_jax.analysis.grid import Cell
-from atkd_jax.analysis.results import RESULT_NAME, has_student, read_result, result_json
+from atkd_jax.analysis.results import RESULT_NAME, has_students, read_result, result_json
 from atkd_jax.commands.report import keep_report
 from atkd_jax.commands.run_directory import write_json, write_text
 from atkd_jax.commands.verbs import EvaluateOptions, ExportOptions, TrainOptions
@@ -48,14 +48,16 @@ def run_cell(
         threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     began, config = time.monotonic(), cell.config
     _begin(config.run_dir, fingerprint)
-    is_exported = cell.is_needed or keep_student
-    if read_result(cell, fingerprint=fingerprint) is not None and (has_student(cell) or not is_exported):
+    exported = cell.starts or ((None,) if keep_student else ())
+    if read_result(cell, fingerprint=fingerprint) is not None and has_students(cell, exported):
         print("It has finished with these inputs already.")
         return
     train.run(TrainOptions(settings=config, report=False))
     evaluate.run(EvaluateOptions(settings=config, after_only=True))
-    if is_exported:
-        export.run(ExportOptions(settings=config))
+    # Who starts from it wants whole weights.
+    merged = config.model_copy(update={"export": config.export.model_copy(update={"lora": "merged"})})
+    for step in exported:
+        export.run(ExportOptions(settings=merged, step=step, out=cell.student(step)))
     seconds = round(time.monotonic() - began, 3)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     result = result_json(cell, fingerprint=fingerprint, seconds=seconds, peak_bytes=peak)

@@ -113,6 +113,8 @@ class ExportOptions(Options):
 
     step: int | None = None
     """The checkpoint to export, by its optimizer steps; the newest where none is given."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """Where it goes; student, student.gguf or adapter in the run directory where none is given."""
     format: Literal["safetensors", "gguf"] = "safetensors"
     """A Hugging Face directory, or one GGUF file in float16 for llama.cpp."""
     verify: bool = False

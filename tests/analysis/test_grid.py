@@ -57,7 +57,19 @@ def test_what_is_needed_comes_first_and_is_not_multiplied(cells_of, tmp_path):
     assert by_key["assistant/1"].needs == ("teacher/0",)
     assert by_key["kd,beta=0.2/1"].needs == ("assistant/1",)
     assert by_key["kd,beta=0.2/1"].config.student.directory == tmp_path / "out" / "assistant" / "1" / "student"
-    assert [cell.is_needed for cell in found] == [cell.is_prepared for cell in found]
+    assert [cell.starts for cell in found] == [(None,) if cell.is_prepared else () for cell in found]
+
+
+def test_a_cell_starts_from_a_checkpoint_of_another(cells_of, tmp_path):
+    prepared = {"large": {"settings": {"training.steps": 10, "checkpoint": {"every_steps": 4, "keep": 2}}}}
+    names = {"early": "cell:large@8", "late": "cell:large", "again": "cell:large@8"}
+    _, found = cells_of(
+        prepared=prepared, cells={name: {"settings": {"teacher.model": at}} for name, at in names.items()}
+    )
+    by_key = {cell.key: cell for cell in found}
+    assert by_key["early/0"].config.teacher.model == str(tmp_path / "out" / "large" / "0" / "student-8")
+    assert by_key["late/0"].config.teacher.model == str(tmp_path / "out" / "large" / "0" / "student")
+    assert by_key["large/0"].starts == (8, None)
 
 
 def test_overrides_go_over_all(write_study):
@@ -79,6 +91,11 @@ def test_overrides_go_over_all(write_study):
         ({"settings": {"run_dir": "x"}}, r"cell run: the study gives each run its run_dir; leave it out"),
         ({"base": "absent.yaml"}, r"absent\.yaml: there is no such config file"),
         ({"settings": {"teacher.model": "cell:big"}}, r"cell run: teacher\.model names the cell 'big', but there are"),
+        (
+            {"settings": {"checkpoint": {"every_steps": 4, "keep": 2}, "training.steps": 10}}
+            | {"cells": {"a": {"settings": {"teacher.model": "cell:t@4"}}, "t": {}}},
+            r"cell a: teacher\.model needs t after step 4, but at its end there are checkpoints of 8, 10; set ",
+        ),
         (
             {"cells": {"a": {"settings": {"teacher.model": "cell:t"}}}, "seeds": [7], "prepared": {"t": TWO_SEEDS}},
             r"cell a: teacher\.model needs the cell t with seed 7, but it is run with \[0, 1\]",

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from atkd_jax.analysis.results import RESULT_NAME, has_student, measured, read_result, result_json, share_done
+from atkd_jax.analysis.results import RESULT_NAME, has_students, measured, read_result, result_json, share_done
 
 
 def finish(cell, *, perplexity=7.0, speeds=(10.0, 400.0, 300.0, 200.0)):
@@ -48,9 +48,11 @@ def test_a_student_is_there_when_it_was_exported(cells_of):
     _, (cell,) = cells_of()
     student = cell.config.run_dir / "student"
     student.mkdir(parents=True)
-    assert not has_student(cell)
+    assert not has_students(cell, [None])
     (student / "config.json").write_text("{}")
-    assert has_student(cell)
+    assert has_students(cell, [None])
+    assert not has_students(cell, [None, 7])
+    assert has_students(cell, [])
 
 
 def test_a_running_cell_s_share_is_read_off_its_metrics(cells_of):

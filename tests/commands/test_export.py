@@ -52,8 +52,8 @@ def test_without_torch_nothing_is_written(trained, trained_words, capsys, monkey
 
 
 def test_a_gguf_file_holds_the_checkpoints_student(trained, trained_words, tmp_path, capsys):
-    assert main(["export", "--format", "gguf", *trained_words]) == 0
-    file = trained.run_dir / "student.gguf"
+    file = tmp_path / "named.gguf"
+    assert main(["export", "--format", "gguf", "--out", str(file), *trained_words]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(file)
     convert_gguf(file, tmp_path / "model", model_card="")
     tokens = jnp.asarray([[5, 6, 7, 8]], jnp.int32)

@@ -22,14 +22,17 @@ def verbs(monkeypatch):
 
 
 def test_what_another_cell_starts_from_is_exported(untrained, verbs):
-    for is_needed in (False, True):
+    for starts in ((), (None, 3)):
         # There are no metrics here to make a result of.
         with pytest.raises(FileNotFoundError):
-            run_cell(Cell("t", 0, {}, untrained, is_needed=is_needed), "print")
+            run_cell(Cell("t", 0, {}, untrained, starts=starts), "print")
     with pytest.raises(FileNotFoundError):
         run_cell(Cell("t", 0, {}, untrained), "print", keep_student=True)
     names = [name for name, _ in verbs]
-    assert names == ["train", "evaluate", "train", "evaluate", "export", "train", "evaluate", "export"]
+    assert names == ["train", "evaluate", "train", "evaluate", "export", "export", "train", "evaluate", "export"]
+    written = [(options.step, options.out) for name, options in verbs if name == "export"]
+    last = None, untrained.run_dir / "student"
+    assert written == [last, (3, untrained.run_dir / "student-3"), last]
     assert not verbs[0][1].report  # It is written when the numbers are there as well.
     assert verbs[1][1].after_only
 
@@ -91,7 +94,7 @@ def test_what_is_put_aside_takes_nothing_s_place(untrained, verbs):
     assert (untrained.run_dir.with_name("run.a.2") / "inputs").read_text() == "a\n"
 
 
-@pytest.mark.parametrize("options", [{"is_needed": True}, {"is_needed": False, "keep_student": True}])
+@pytest.mark.parametrize("options", [{"starts": (None,)}, {"keep_student": True}])
 def test_a_finished_run_whose_student_is_missing_is_run_again(untrained, verbs, options):
     keep_student = options.pop("keep_student", False)
     cell, run_dir = Cell("t", 0, {}, untrained, **options), untrained.run_dir
