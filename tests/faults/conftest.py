@@ -2,8 +2,11 @@
 
 import json
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from etils import epath
 from metric_lines import without_times
 
 from atkd_jax.training.metrics import read_metrics
@@ -28,15 +31,29 @@ def require_same_bits():
     return require
 
 
+def weights(run_dir, step):
+    """The student's parameters in a checkpoint, by name, on whatever devices they were written."""
+    handler, place = ocp.PyTreeCheckpointHandler(), epath.Path(run_dir / "checkpoints" / str(step) / "state")
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(place).tree)
+    restored = handler.restore(place, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(restored["params"])}
+
+
 @pytest.fixture
 def require_same_curve():
-    """Asserts that two runs' losses are equal within 1e-5, relative, and that they saw the same data."""
+    """Asserts that two runs' losses and weights are equal within 1e-5, and that they saw the same data."""
 
     def require(one, other, *, step=8):
         assert record(one, step)["data_state"] == record(other, step)["data_state"]
         ours, theirs = read_metrics(one), read_metrics(other)
         assert [line["step"] for line in ours] == [line["step"] for line in theirs] == list(range(1, step + 1))
         np.testing.assert_allclose([line["loss"] for line in ours], [line["loss"] for line in theirs], rtol=1e-5)
+        mine, others = weights(one, step), weights(other, step)
+        assert mine.keys() == others.keys()
+        assert len(mine) > 8
+        for name, leaf in mine.items():
+            largest = np.abs(others[name]).max()
+            np.testing.assert_allclose(leaf, others[name], rtol=1e-5, atol=1e-5 * largest, err_msg=name)
         for name in ("counted_tokens", "tokens", "data/epoch", "data/examples", "data/fill"):
             assert [line[name] for line in ours] == [line[name] for line in theirs]
 
