@@ -2,7 +2,9 @@
 
 import io
 import json
+import threading
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -11,12 +13,10 @@ from atkd_jax.data import Template
 from atkd_jax.errors import InputError
 from atkd_jax.generation import answer
 from atkd_jax.interop import load_model, load_tokenizer
-from atkd_jax.sharding import make_meshes
-from atkd_jax.teachers import load_teacher
 from atkd_jax.training import teacher_text
 from atkd_jax.training.metrics import read_metrics
 from atkd_jax.training.run import train
-from atkd_jax.training.teacher_text import TEACHER_TEXT_NAME, training_source, write_teacher_text
+from atkd_jax.training.teacher_text import TEACHER_TEXT_NAME, training_source
 
 
 @pytest.fixture
@@ -68,9 +68,76 @@ def test_the_teacher_writes_once_and_the_student_learns_from_it(config, tiny_tea
     }
 
 
-def test_several_processes_are_told_to_let_one_write(config, monkeypatch):
-    meshes = make_meshes()
-    teacher = load_teacher(config)
-    monkeypatch.setattr(teacher_text.jax, "process_count", lambda: 2)
-    with pytest.raises(InputError, match=r"is written by one process, but 2 share this run; start it with one process"):
-        write_teacher_text(config, teacher, meshes=meshes, report=print)
+@pytest.fixture
+def in_two_processes(monkeypatch):
+    """Runs a function once as each of two processes, which are threads that exchange values as processes do."""
+    number, met, values = threading.local(), threading.Barrier(2, timeout=60), [None, None]
+
+    def exchange(value):
+        values[number.own] = json.loads(json.dumps(value))
+        met.wait()
+        found = list(values)
+        met.wait()
+        return found
+
+    monkeypatch.setattr(teacher_text, "gathered", exchange)
+    monkeypatch.setattr(teacher_text.jax, "process_index", lambda: number.own)
+
+    def run(function):
+        ends = {}
+
+        def as_process(own):
+            number.own = own
+            try:
+                ends[own] = function()
+            except InputError as error:
+                ends[own] = str(error)
+
+        threads = [threading.Thread(target=as_process, args=(own,)) for own in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return ends
+
+    return run
+
+
+def test_every_process_answers_what_the_one_that_writes_asks_for(in_two_processes):
+    asked = []
+
+    def answers(numbers):
+        asked.append(numbers)
+        return [f"answer {number}" for number in numbers]
+
+    def write(ask):
+        assert ask(range(3)) == ["answer 0", "answer 1", "answer 2"]
+        assert ask(range(3, 5)) == ["answer 3", "answer 4"]
+
+    assert in_two_processes(lambda: teacher_text._in_step(answers, write)) == {0: None, 1: None}
+    assert sorted(asked, key=str) == [range(3), range(3), range(3, 5), range(3, 5)]
+
+
+def test_what_the_one_that_writes_refuses_ends_every_process(in_two_processes):
+    def write(_):
+        raise InputError("begun with other settings")
+
+    told = in_two_processes(lambda: teacher_text._in_step(lambda _: [], write))
+    assert told == {0: "begun with other settings", 1: "begun with other settings"}
+
+
+@pytest.mark.slow
+def test_two_processes_write_and_learn_as_one_does(launcher, tiny_run_words, tmp_path):
+    words = [*tiny_run_words, "--data.packing=false", "--objective.name=cross_entropy", "--rollout.author=teacher"]
+    words += ["--rollout.once=true", "--rollout.max_new_tokens=6", "--rollout.temperature=0.7", "--training.steps=2"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    launcher.finish([launcher.start([*words, f"--run_dir={one}"])])
+    runs = launcher.start_many([*words, f"--run_dir={two}"], 2)
+    launcher.finish(runs)
+    assert "The teacher answers 40 prompts, once" in runs[0].output
+    assert "The teacher answers" not in runs[1].output
+    written = (one / TEACHER_TEXT_NAME).read_text()
+    assert len(set(written.splitlines())) == 40
+    assert (two / TEACHER_TEXT_NAME).read_text() == written
+    losses = [[line["loss"] for line in read_metrics(run_dir)] for run_dir in (one, two)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
