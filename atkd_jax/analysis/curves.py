@@ -72,8 +72,8 @@ def draw_curves(
 def _set_margins(figure: Figure, axes: Axes) -> None:
     """Leaves room for the letters around the axes. matplotlib's own layouts draw all of it several times to find it."""
     width, height = figure.get_size_inches()
-    labels = axes.yaxis.get_major_formatter().format_ticks(axes.yaxis.get_majorticklocs())
-    labels += axes.yaxis.get_minor_formatter().format_ticks(axes.yaxis.get_minorticklocs())
+    labels = axes.yaxis.get_major_formatter().format_ticks(list(axes.yaxis.get_majorticklocs()))
+    labels += axes.yaxis.get_minor_formatter().format_ticks(list(axes.yaxis.get_minorticklocs()))
     longest = max(map(len, labels), default=0)
     left, right, bottom, top = 0.2 + 0.072 * longest, 0.2, 0.5, 0.3
     figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
