@@ -76,14 +76,14 @@ def write_teacher_text(
             **settings,
         )
 
-    def write(answers: Callable[[range], list[Answer]]) -> None:
+    def write(ask: Callable[[range], list[Answer]]) -> None:
         report(f"The teacher answers {len(prompts):,} prompts, once, into {path}.")
         facts = settings | {"model": config.teacher.model, "seed": config.seed, "template": config.data.template}
         told = CountLines("prompts answered", total=len(prompts), report=report)
         write_answers(
             path,
             prompts,
-            answer=lambda _, numbers: answers(numbers),
+            answer=lambda _, numbers: ask(numbers),
             settings=facts,
             batch_size=rows,
             on_progress=told,
